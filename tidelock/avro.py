@@ -1,0 +1,265 @@
+"""Avro at the level of bytes: slices of nullable values, and the few primitives the hot path needs.
+
+A *slice* is the Avro encoding of one value of type ``["null", T]``: ``b"\\x00"`` is null, ``b"\\x02"`` + payload a value.
+Rows, golden records and copies are kept as slices, so that what did not change is compared and copied, never decoded.
+Encoding rules: Avro 1.12 specification, "Binary Encoding".
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import struct
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+NULL = b"\x00"
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
+_DOUBLE = struct.Struct("<d")
+
+
+class FieldType(StrEnum):
+    """The types a field or column can have; see `AVRO_TYPES` for how each is written."""
+
+    STRING = "string"
+    INTEGER = "integer"
+    NUMBER = "number"
+    DECIMAL = "decimal"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    TIMESTAMP = "timestamp"
+    LOCAL_TIMESTAMP = "local_timestamp"
+    JSON = "json"
+    UUID = "uuid"
+    BYTES = "bytes"
+
+
+# Decimals, JSON and UUIDs travel as text: lossless (NaN, unbounded precision, key order) and copied without conversion.
+AVRO_TYPES: dict[FieldType, Any] = {
+    FieldType.STRING: "string",
+    FieldType.INTEGER: "long",
+    FieldType.NUMBER: "double",
+    FieldType.DECIMAL: {"type": "string", "tidelock.type": "decimal"},
+    FieldType.BOOLEAN: "boolean",
+    FieldType.DATE: {"type": "int", "logicalType": "date"},
+    FieldType.TIMESTAMP: {"type": "long", "logicalType": "timestamp-micros"},
+    FieldType.LOCAL_TIMESTAMP: {"type": "long", "logicalType": "local-timestamp-micros"},
+    FieldType.JSON: {"type": "string", "tidelock.type": "json"},
+    FieldType.UUID: {"type": "string", "logicalType": "uuid"},
+    FieldType.BYTES: "bytes",
+}
+
+# Branches of the generic `Value` union of schemas/write.avsc: null, string, long, double, boolean, bytes.
+_LONG, _DOUBLE_TAG, _BOOLEAN, _BYTES = b"\x04", b"\x06", b"\x08", b"\x0a"
+VALUE_TAGS: dict[FieldType, bytes] = {
+    FieldType.STRING: b"\x02",
+    FieldType.DECIMAL: b"\x02",
+    FieldType.JSON: b"\x02",
+    FieldType.UUID: b"\x02",
+    FieldType.INTEGER: _LONG,
+    FieldType.DATE: _LONG,
+    FieldType.TIMESTAMP: _LONG,
+    FieldType.LOCAL_TIMESTAMP: _LONG,
+    FieldType.NUMBER: _DOUBLE_TAG,
+    FieldType.BOOLEAN: _BOOLEAN,
+    FieldType.BYTES: _BYTES,
+}
+
+
+def _varint(n: int) -> bytes:
+    out = bytearray()
+    while n > 0x7F:
+        out.append(n & 0x7F | 0x80)
+        n >>= 7
+    out.append(n)
+    return bytes(out)
+
+
+# Non-negative longs below 4096 (nearly all lengths and counts), zigzag encoded; and the same behind a "not null" branch.
+_SMALL = [_varint(n << 1) for n in range(4096)]
+_SOME_SMALL = [b"\x02" + v for v in _SMALL]
+
+
+def encode_long(n: int) -> bytes:
+    """Encode a long (zigzag varint)."""
+    if 0 <= n < 4096:
+        return _SMALL[n]
+    return _varint((n << 1) ^ (n >> 63) if n < 0 else n << 1)
+
+
+def decode_long(data: bytes, at: int) -> tuple[int, int]:
+    """Return (value, index behind it)."""
+    b = data[at]
+    if b < 0x80:
+        return (b >> 1) ^ -(b & 1), at + 1
+    n, shift = b & 0x7F, 7
+    while True:
+        at += 1
+        b = data[at]
+        n |= (b & 0x7F) << shift
+        if b < 0x80:
+            return (n >> 1) ^ -(n & 1), at + 1
+        shift += 7
+
+
+def encode_bytes(data: bytes) -> bytes:
+    """Encode bytes, or a string already in UTF-8: its length, then itself."""
+    n = len(data)
+    return (_SMALL[n] if n < 4096 else encode_long(n)) + data
+
+
+def encode_string(text: str) -> bytes:
+    """Encode a string."""
+    return encode_bytes(text.encode())
+
+
+def some_bytes(data: bytes) -> bytes:
+    """Make the slice of a non-null string or bytes value from its UTF-8 bytes."""
+    n = len(data)
+    return (_SOME_SMALL[n] if n < 4096 else b"\x02" + encode_long(n)) + data
+
+
+def some_long(n: int) -> bytes:
+    """Make the slice of a non-null long."""
+    return _SOME_SMALL[n] if 0 <= n < 4096 else b"\x02" + encode_long(n)
+
+
+def decode_bytes(data: bytes, at: int) -> tuple[bytes, int]:
+    """Return (bytes, index behind them)."""
+    n = data[at]
+    if n < 0x80:
+        at += 1
+        end = at + (n >> 1)
+    else:
+        n, at = decode_long(data, at)
+        end = at + n
+    return data[at:end], end
+
+
+def decode_string(data: bytes, at: int) -> tuple[str, int]:
+    """Return (string, index behind it)."""
+    raw, at = decode_bytes(data, at)
+    return raw.decode(), at
+
+
+def _skip_long(data: bytes, at: int) -> int:
+    while data[at] > 0x7F:
+        at += 1
+    return at + 1
+
+
+def _skip_bytes(data: bytes, at: int) -> int:
+    n = data[at]
+    if n < 0x80:
+        return at + 1 + (n >> 1)
+    n, at = decode_long(data, at)
+    return at + n
+
+
+def _skip_fixed(size: int) -> Callable[[bytes, int], int]:
+    return lambda _data, at: at + size
+
+
+SKIP: dict[FieldType, Callable[[bytes, int], int]] = {
+    FieldType.STRING: _skip_bytes,
+    FieldType.DECIMAL: _skip_bytes,
+    FieldType.JSON: _skip_bytes,
+    FieldType.UUID: _skip_bytes,
+    FieldType.BYTES: _skip_bytes,
+    FieldType.INTEGER: _skip_long,
+    FieldType.DATE: _skip_long,
+    FieldType.TIMESTAMP: _skip_long,
+    FieldType.LOCAL_TIMESTAMP: _skip_long,
+    FieldType.NUMBER: _skip_fixed(8),
+    FieldType.BOOLEAN: _skip_fixed(1),
+}
+
+
+def micros(moment: dt.datetime) -> int:
+    """Return microseconds since 1970 UTC; a naive moment is taken as UTC."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    delta = moment - EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def from_micros(n: int) -> dt.datetime:
+    """Return the UTC moment of so many microseconds since 1970."""
+    return EPOCH + dt.timedelta(microseconds=n)
+
+
+def encode_slice(kind: FieldType, value: Any) -> bytes:
+    """Encode a Python value (or None) as a slice: str, int, float, bool, bytes, date or datetime as the type asks."""
+    if value is None:
+        return NULL
+    match kind:
+        case FieldType.INTEGER:
+            return some_long(int(value))
+        case FieldType.NUMBER:
+            return b"\x02" + _DOUBLE.pack(value)
+        case FieldType.BOOLEAN:
+            return b"\x02\x01" if value else b"\x02\x00"
+        case FieldType.DATE:
+            return some_long(value.toordinal() - EPOCH_DAY)
+        case FieldType.TIMESTAMP | FieldType.LOCAL_TIMESTAMP:
+            return some_long(micros(value) if isinstance(value, dt.datetime) else value)
+        case FieldType.BYTES:
+            return some_bytes(bytes(value))
+        case _:
+            return some_bytes(str(value).encode())
+
+
+def decode_slice(kind: FieldType, data: bytes) -> Any:
+    """Decode a slice; timestamps come back as aware (local ones as naive) datetimes, decimals, JSON and UUIDs as text."""
+    if data[0] == 0:
+        return None
+    match kind:
+        case FieldType.INTEGER:
+            return decode_long(data, 1)[0]
+        case FieldType.NUMBER:
+            return _DOUBLE.unpack_from(data, 1)[0]
+        case FieldType.BOOLEAN:
+            return data[1] == 1
+        case FieldType.DATE:
+            return dt.date.fromordinal(decode_long(data, 1)[0] + EPOCH_DAY)
+        case FieldType.TIMESTAMP:
+            return from_micros(decode_long(data, 1)[0])
+        case FieldType.LOCAL_TIMESTAMP:
+            return from_micros(decode_long(data, 1)[0]).replace(tzinfo=None)
+        case FieldType.BYTES:
+            return decode_bytes(data, 1)[0]
+        case _:
+            return decode_bytes(data, 1)[0].decode()
+
+
+def split_slices(kinds: tuple[FieldType, ...], data: bytes, at: int = 0) -> tuple[list[bytes], int]:
+    """Cut a run of encoded nullable values into slices; return (slices, index behind the last)."""
+    out = []
+    for kind in kinds:
+        start = at
+        at = at + 1 if data[at] == 0 else SKIP[kind](data, at + 1)
+        out.append(data[start:at])
+    return out, at
+
+
+def to_value(kind: FieldType, data: bytes) -> bytes:
+    """Turn a slice into an encoded generic `Value` (schemas/write.avsc)."""
+    return VALUE_TAGS[kind] + data[1:] if data[0] else NULL
+
+
+def from_value(data: bytes, at: int) -> tuple[bytes, int]:
+    """Cut one encoded generic `Value` and return it as a slice with the index behind it."""
+    tag = data[at]
+    if tag == 0:
+        return NULL, at + 1
+    start = at + 1
+    if tag in (2, 10):
+        end = _skip_bytes(data, start)
+    elif tag == 4:
+        end = _skip_long(data, start)
+    elif tag == 6:
+        end = start + 8
+    else:
+        end = start + 1
+    return (data[at:end] if tag == 2 else b"\x02" + data[start:end]), end

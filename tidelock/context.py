@@ -1,0 +1,41 @@
+"""What every worker is given: configuration, clients, names, counters. Built once per process by the CLI or a test."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidelock.activity import Activity
+from tidelock.codec import Codec
+from tidelock.config import Config
+from tidelock.kafka import KafkaClients
+from tidelock.topics import Topics
+
+
+@dataclass
+class Context:
+    """One worker's surroundings. ``slot`` is the number of this worker within its role; ``stop`` ends its loop."""
+
+    config: Config
+    kafka: KafkaClients
+    codec: Codec
+    role: str
+    slot: int = 0
+    activity: Activity = field(init=False)
+    topics: Topics = field(init=False)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.topics = Topics(self.config.prefix)
+        self.activity = Activity(self.name, self.role)
+
+    @property
+    def name(self) -> str:
+        """Return the stable name of this worker: role and slot."""
+        return f"{self.config.prefix}{self.role}-{self.slot}"
+
+    @property
+    def data(self) -> Path:
+        """Return the folder of this worker's local state; it may be lost at any time."""
+        return self.config.data / "state" / f"{self.role}-{self.slot}"
