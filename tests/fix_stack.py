@@ -15,9 +15,11 @@ from tidelock.embedded import Stack
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Run Kafka, registry and PostgreSQL in a temporary folder for the whole session."""
     servers = Stack(tmp_path_factory.mktemp("stack"), ephemeral=True)
-    servers.start()
-    yield servers
-    servers.remove()
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.remove()
 
 
 @pytest.fixture

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import ClassVar
 
 from tidelock.embedded.artifacts import read_lock, registry_archive
 from tidelock.embedded.download import cache_folder, fetch, unpack
-from tidelock.embedded.java import LEAN, java
+from tidelock.embedded.java import LEAN, java, scratch
 from tidelock.embedded.ports import HOST, accepts
 from tidelock.embedded.service import Command, Service, environment
 
@@ -22,7 +21,7 @@ class Apicurio(Service):
 
     name: ClassVar[str] = "registry"
     title: ClassVar[str] = "the schema registry"
-    port_names: ClassVar[tuple[str, ...]] = ("http",)
+    port_names: ClassVar[tuple[str, ...]] = ("http", "management")
 
     @property
     def address(self) -> str:
@@ -49,6 +48,9 @@ class Apicurio(Service):
         env = environment(
             QUARKUS_HTTP_HOST=HOST,
             QUARKUS_HTTP_PORT=str(self.record.ports["http"]),
+            # cannot be switched off at run time, and would listen on every interface, on port 9000
+            QUARKUS_MANAGEMENT_HOST=HOST,
+            QUARKUS_MANAGEMENT_PORT=str(self.record.ports["management"]),
             QUARKUS_BANNER_ENABLED="false",
             QUARKUS_LOG_LEVEL="WARN",
             QUARKUS_LOG_CATEGORY__IO_APICURIO__LEVEL="WARN",
@@ -58,18 +60,31 @@ class Apicurio(Service):
             # without WRITE_DELAY=0 an id already given out could be lost in a crash and given to another schema
             APICURIO_DATASOURCE_URL=f"jdbc:h2:file:{self.folder / 'h2'};WRITE_DELAY=0",
         )
-        arguments = [java(), *LEAN, "-XX:TieredStopAtLevel=1", *heap, self.marker, "-jar", str(jar)]
+        arguments = [
+            java(),
+            *LEAN,
+            "-XX:TieredStopAtLevel=1",
+            scratch(self.folder),
+            *heap,
+            self.marker,
+            "-jar",
+            str(jar),
+        ]
         return Command(arguments, env, self.folder)
 
     def healthy(self) -> bool:
         """Return whether the interface lists subjects."""
         if not accepts(self.record.ports["http"]):
             return False
+        # not through httpx or urllib: a proxy set in the environment must not stand between us and our own server
+        connection = http.client.HTTPConnection(HOST, self.record.ports["http"], timeout=5.0)
         try:
-            with urllib.request.urlopen(f"{self.address}/subjects", timeout=5.0) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+            connection.request("GET", "/apis/ccompat/v7/subjects")
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
             return False
+        finally:
+            connection.close()
 
     @staticmethod
     def _home() -> Path:

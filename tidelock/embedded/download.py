@@ -24,13 +24,12 @@ from tidelock.errors import Fatal
 
 Say = Callable[[str], None]
 Advance = Callable[[int], None]
-_CHUNK_BYTES = 1 << 20
 _PARALLEL = 4
 ATTEMPTS = 5
 
 
-class _Transient(Exception):  # noqa: N818 - never leaves this module; it only asks stamina for another attempt
-    """A download that another attempt may complete."""
+class _Transient(Exception):
+    """A download that another attempt may complete; it never leaves this module."""
 
 
 def cache_folder() -> Path:
@@ -161,13 +160,13 @@ def _transfer(client: httpx.Client, url: str, part: Path, artifact: Artifact, ad
         have = 0
     resumed = have > 0
     if have < artifact.size_bytes:
-        headers = {"Range": f"bytes={have}-"} if have else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with client.stream("GET", url, headers=headers) as response:
             _check_status(response, url, part)
             append = response.status_code == httpx.codes.PARTIAL_CONTENT
             advance(have if append else 0)
             with part.open("ab" if append else "wb") as stream:
-                for chunk in response.iter_bytes(_CHUNK_BYTES):
+                for chunk in response.iter_raw():  # as it comes: a chunk held back would be lost when the line breaks
                     stream.write(chunk)
                     have = stream.tell()
                     advance(have)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 from tidelock.errors import Fatal
@@ -28,6 +29,17 @@ def package_folder(name: str) -> Path:
             hint="Install the extra `embedded` (in the project: `make setup`), or configure servers of your own.",
         )
     return Path(spec.origin).parent
+
+
+def scratch(folder: Path) -> str:
+    """Return the option for temporary files in an empty folder of our own.
+
+    In the machine's common one, Vert.x makes a folder of a fixed name, and a second user's server could not start.
+    """
+    own = folder / "tmp"
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True, exist_ok=True)
+    return f"-Djava.io.tmpdir={own}"
 
 
 def java() -> str:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from tidelock.embedded.artifacts import kafka_jars, read_lock
 from tidelock.embedded.download import fetch
-from tidelock.embedded.java import LEAN, java
+from tidelock.embedded.java import LEAN, java, scratch
 from tidelock.embedded.ports import HOST, accepts
 from tidelock.embedded.process import tail
 from tidelock.embedded.service import Command, Service, environment
@@ -111,7 +111,7 @@ class Kafka(Service):
         logging = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true")
         form = "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS"
         server = "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info"
-        return [java(), *LEAN, *heap, self.marker, *logging, form, server, "-cp", jars]
+        return [java(), *LEAN, scratch(self.folder), *heap, self.marker, *logging, form, server, "-cp", jars]
 
     def _format(self, settings: Path) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")

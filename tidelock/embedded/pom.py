@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from tidelock.embedded.artifacts import Coordinates
 from tidelock.errors import Fatal
 
-type_of_packaging = {"bundle": "jar", "maven-plugin": "jar", "test-jar": "jar"}
+_FILE_TYPES = {"bundle": "jar", "maven-plugin": "jar", "test-jar": "jar"}
 Fetch = Callable[[Coordinates], str]
 _PLACEHOLDER = re.compile(r"\$\{([^}]+)\}")
 _RUNTIME = {"", "compile", "runtime"}
@@ -42,7 +42,7 @@ class Dependency:
     def coordinates(self) -> Coordinates:
         """Return the file's coordinates."""
         return Coordinates(
-            self.group, self.artifact, self.version, self.classifier, type_of_packaging.get(self.type, self.type)
+            self.group, self.artifact, self.version, self.classifier, _FILE_TYPES.get(self.type, self.type)
         )
 
 
@@ -134,7 +134,7 @@ class Resolver:
 
 def _parse(text: str, coordinates: Coordinates) -> ET.Element:
     try:
-        project = ET.fromstring(text)
+        project = ET.fromstring(text)  # noqa: S314 - from the repository whose code we run anyway
     except ET.ParseError as error:
         raise Fatal(
             f"{coordinates.path} is not a POM: {error}", hint="Check that TIDELOCK_MAVEN_URL names a Maven repository."

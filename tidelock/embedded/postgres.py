@@ -20,7 +20,7 @@ from psycopg import sql
 from tidelock.embedded.download import locked
 from tidelock.embedded.java import package_folder
 from tidelock.embedded.ports import HOST, accepts
-from tidelock.embedded.process import User, tail
+from tidelock.embedded.process import User, find, tail
 from tidelock.embedded.service import Command, Service, environment
 from tidelock.errors import Fatal
 
@@ -101,6 +101,10 @@ class Postgres(Service):
         home = self._home()
         if home != self.folder:
             _remove_orphans()
+            if not self._password_file().exists():
+                shutil.rmtree(
+                    home, ignore_errors=True
+                )  # our own folder was removed, and with it the wish for this data
             home.mkdir(parents=True, exist_ok=True)
             (home / "owner").write_text(str(self.folder), encoding="utf-8")
         if user is not None:
@@ -230,10 +234,10 @@ class Postgres(Service):
         )
 
     def _home(self) -> Path:
-        if os.geteuid() != 0 or _reachable(self.folder.parent):
+        if os.geteuid() != 0 or (self.folder / "data").exists():
             return self.folder
-        digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
-        return _SHARED_HOME / digest
+        elsewhere = _SHARED_HOME / hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
+        return self.folder if _reachable(self.folder.parent) and not elsewhere.exists() else elsewhere
 
     def _program(self, name: str) -> str:
         """Return a program's path that the server's user can run, copying the programs where he cannot reach them."""
@@ -275,7 +279,6 @@ def _remove_orphans() -> None:
     """Remove data whose owning folder is gone (a project deleted, a test folder cleaned up)."""
     for mark in _SHARED_HOME.glob("*/owner"):
         with contextlib.suppress(OSError):
-            if not Path(mark.read_text(encoding="utf-8")).exists() and not (mark.parent / "data/postmaster.pid").exists():
+            owner = Path(mark.read_text(encoding="utf-8"))
+            if not owner.exists() and find("postgres", str(mark.parent / "data")) is None:
                 shutil.rmtree(mark.parent, ignore_errors=True)
-
-

@@ -144,15 +144,16 @@ def find(executable: str, argument: str) -> Handle | None:
     return None
 
 
-def tail(log: Path, lines: int = 12) -> str:
-    """Return the last lines of a log file, indented; empty when there is none."""
+def tail(log: Path, lines: int = 12, leave_out: str | None = None) -> str:
+    """Return the last lines of a log file, indented, without those that begin with `leave_out`; empty when there is none."""
     try:
         with log.open("rb") as stream:
-            stream.seek(max(0, log.stat().st_size - 16_384))
+            stream.seek(max(0, log.stat().st_size - 65_536))
             text = stream.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    return "\n".join("    " + line[:400] for line in text.splitlines()[-lines:])
+    kept = [line for line in text.splitlines() if line.strip() and not (leave_out and line.startswith(leave_out))]
+    return "\n".join("    " + line[:400] for line in kept[-lines:])
 
 
 def _owner(process: psutil.Process) -> str:

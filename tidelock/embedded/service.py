@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import psutil
+
 from tidelock.embedded.ports import HOST, free_port, is_free
 from tidelock.embedded.process import Handle, User, find, spawn, tail, wait_until
 from tidelock.errors import Fatal
@@ -21,12 +23,17 @@ from tidelock.errors import Fatal
 Changed = Callable[[], None]
 LEAST_FREE_BYTES = 256_000_000
 _LOG_KEPT_BYTES = 20_000_000
+_STACK_FRAME = "\tat "
 _TROUBLES = (
     ("No space left on device", "The disk is full: free some space, then run `tidelock up` again."),
     ("Disk quota exceeded", "The disk quota is used up: free some space, then run `tidelock up` again."),
     ("Address already in use", "Another program took its port: run `tidelock up` again, which picks a free one."),
     ("Permission denied", "Its data belongs to another user: run as that user, or remove the folder to start afresh."),
-    ("insufficient memory", "There is not enough memory: stop other programs; TIDELOCK_KAFKA_HEAP makes Kafka smaller."),
+    ("AccessDeniedException", "A file it needs belongs to another user: run as that user."),
+    (
+        "insufficient memory",
+        "There is not enough memory: stop other programs; TIDELOCK_KAFKA_HEAP makes Kafka smaller.",
+    ),
     ("OutOfMemoryError", "Its heap is too small: TIDELOCK_KAFKA_HEAP sets Kafka's, e.g. '-Xms256m -Xmx1g'."),
     ("Too many open files", "The limit of open files is too low: `ulimit -n 65536`."),
 )
@@ -130,12 +137,17 @@ class Service(ABC):
         return told
 
     def adopt(self) -> bool:
-        """Take over a process from an earlier run whose record was lost; return whether one runs."""
+        """Take over a process that an earlier run started but did not come to record; return whether one runs.
+
+        One whose ports are not known any more, because the data folder was removed under it, is ended: it is of no use.
+        """
         if not self.running:
-            found = find(self.executable, self.marker)
-            if found is not None:
-                self.record.handle = found
-                self._changed()
+            self.record.handle = find(self.executable, self.marker)
+            if self.record.handle is not None:
+                if self.record.ports:
+                    self._changed()
+                else:
+                    self.kill()
         return self.running
 
     def start(self) -> None:
@@ -144,6 +156,10 @@ class Service(ABC):
         Raises Fatal with the end of its log when it does not come up.
         """
         self.abort.clear()
+        self.bring_up()
+
+    def bring_up(self) -> None:
+        """Do what `start` does, unless `abort` is set meanwhile."""
         if not self.adopt():
             self._check_space()
             self._rotate_log()
@@ -186,9 +202,8 @@ class Service(ABC):
             handle.signal(self.stop_signal)
             if not handle.wait(self.stop_timeout_s):
                 self.kill()
-            self._after_end()
-        self.record.handle = None
-        self._changed()
+            self.record.handle = None
+            self._changed()
 
     def kill(self) -> None:
         """End it at once by SIGKILL, as a crash would, and wait until it is gone."""
@@ -201,7 +216,6 @@ class Service(ABC):
                 f"{self.title} (process {handle.pid}) does not die, even by SIGKILL",
                 hint="It waits for the disk or the network; look at `ps -o stat,wchan -p` and the kernel's log.",
             )
-        self._after_end()
 
     def status(self) -> ServiceStatus:
         """Return what is known of it now."""
@@ -214,12 +228,9 @@ class Service(ABC):
             members = [process, *process.children()]
         memory_bytes = 0
         for member in members:
-            with contextlib.suppress(OSError, Exception):
+            with contextlib.suppress(psutil.Error):
                 memory_bytes += member.memory_info().rss
         return ServiceStatus(self.name, state, process.pid, self.address, uptime_s, memory_bytes, self.log)
-
-    def _after_end(self) -> None:
-        """Wait for what outlives the main process; most servers have nothing."""
 
     def _check_ports(self) -> None:
         for port in self.record.ports.values():
@@ -243,7 +254,7 @@ class Service(ABC):
             self.log.replace(self.log.with_suffix(".old.log"))
 
     def _failed(self, what: str) -> Fatal:
-        end = tail(self.log)
+        end = tail(self.log, leave_out=_STACK_FRAME)
         hint = next((advice for sign, advice in _TROUBLES if sign in end), "The log tells why.")
         return Fatal(f"{self.title} {what}; the end of its log {self.log}:\n{end}", hint=hint)
 

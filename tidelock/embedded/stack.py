@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tidelock.embedded.apicurio import Apicurio
 from tidelock.embedded.artifacts import kafka_jars, read_lock, registry_archive
@@ -93,6 +94,7 @@ class Stack:
             for service in self.services:
                 service.adopt()
             self._stop(self.services)
+        self._started.clear()
 
     def status(self) -> dict[str, ServiceStatus]:
         """Return what is known of each server now, by name."""
@@ -117,7 +119,7 @@ class Stack:
         self.postgres.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Self:
         self._bind()
         self.start()
         return self
@@ -153,11 +155,15 @@ class Stack:
         def start(service: Service) -> None:
             begun = time.monotonic()
             fresh = service in down
-            service.start()
+            service.bring_up()
             verb = "is up" if fresh else "was up already"
-            say(f"{service.title} {verb} at {service.record.ports[service.port_names[0]]} ({time.monotonic() - begun:.1f} s)")
+            say(
+                f"{service.title} {verb} at {service.record.ports[service.port_names[0]]} ({time.monotonic() - begun:.1f} s)"
+            )
 
         self._started += down
+        for service in self.services:
+            service.abort.clear()
         jobs: list[Future[None]] = []
         with ThreadPoolExecutor(max(1, len(self.services))) as pool:
             try:
