@@ -23,6 +23,7 @@ from tidelock.change import ZERO_POSITION, read_strings
 WRITE_OPS = ("create", "update", "delete")
 OUTCOMES = ("applied", "stale", "missing", "rejected", "taken")
 APPLIED, STALE, MISSING, REJECTED, TAKEN = range(5)
+CREATE_OP, UPDATE_OP, DELETE_OP = range(3)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,213 @@
+"""Plans: the configuration of an entity resolved into indexes and closures, as merge, identify and emit use it.
+
+Made once by `processors.mapping.compile_plans`; nothing here looks at the configuration again while records flow.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tidelock.avro import NULL, FieldType
+from tidelock.change import Column
+from tidelock.config import EntitySpec, FieldSpec, Policy, TableSpec
+from tidelock.errors import Reject
+
+Slices = tuple[bytes, ...]
+Read = Callable[[Sequence[bytes]], Slices]
+Identity = tuple[bool, bool]  # (raw is canonical, raw is canonical if it is accepted and the binding is plain)
+MakeRead = Callable[[tuple[FieldType, ...]], tuple[Read, Identity]]
+
+
+@dataclass(frozen=True)
+class FieldPlan:
+    """One canonical field and its place in the golden record."""
+
+    index: int
+    name: str
+    type: FieldType
+    policy: Policy
+    spec: FieldSpec
+
+
+@dataclass(frozen=True, eq=False)
+class BindingPlan:
+    """One unit of synchronisation: columns (as indexes of tracked columns) and fields (as indexes of the golden record).
+
+    ``write`` takes the canonical slices of ``fields`` and returns one slice per column, of type ``write_types[i]``; it raises
+    Reject (``too_long``, ``unmapped_value``, ...). ``warn`` takes the same and says what to report though the value is written
+    (``overflow: flag``), or None. ``plain``: the column holds the canonical slice itself, provided it has the field's type
+    (`RowReader.plain` knows whether it has); in a system that is not captured, that is so whenever it is written as it is.
+    """
+
+    index: int
+    columns: tuple[int, ...]
+    fields: tuple[int, ...]
+    reads: bool
+    writes: bool
+    blank_unknown: bool
+    enforced: bool
+    constant: bool
+    plain: bool
+    write_types: tuple[FieldType, ...]
+    write: Callable[[Sequence[bytes]], Slices] = field(repr=False)
+    make_read: MakeRead = field(repr=False)
+    warn: Callable[[Sequence[bytes]], str | None] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class FlowPlan:
+    """One source and one destination. No ``fields``: all of them. ``when`` is asked with the golden record."""
+
+    source: str
+    to: str
+    when: Callable[[Sequence[bytes]], bool] | None
+    on_exit: str
+    delay_s: float
+    fields: frozenset[int]
+    create: bool
+
+
+class RowReader:
+    """Read the rows of one schema of one system: where its tracked columns stand, and what they mean."""
+
+    def __init__(self, system: SystemPlan, columns: tuple[Column, ...]) -> None:
+        at = {c.name: i for i, c in enumerate(columns)}
+        self.positions = tuple(at.get(name, -1) for name in system.columns)
+        self.types = tuple(None if p < 0 else columns[p].type for p in self.positions)
+        self.complete = all(p >= 0 for p in self.positions)
+        self._system = system
+        self._reads: list[Read] = []
+        identity, plain = [], []
+        for b in system.bindings:
+            kinds = [self.types[c] for c in b.columns]
+            known = tuple(k for k in kinds if k is not None)
+            if not b.reads or len(known) < len(kinds):
+                missing = [system.columns[c] for c, k in zip(b.columns, kinds, strict=True) if k is None]
+                read, (same, bare) = _unread(b.reads, missing, system), (False, False)
+            else:
+                read, (same, bare) = b.make_read(known)
+            self._reads.append(read)
+            identity.append(same)
+            plain.append(bare)
+        self.identity = tuple(identity)
+        self.plain = tuple(plain)
+
+    def read(self, binding: int, raw: Sequence[bytes]) -> Slices:
+        """Return the canonical slices of a binding's fields from the raw slices of its columns, in binding order.
+
+        Raises Reject with the kind of what is wrong and the field's name: ``unmapped_value``, ``bad_number``, ``bad_date``,
+        ``bad_email``, ``bad_phone``, ``unknown_country``, ``not_allowed``, ``too_long``, ``required``, ``no_conversion``, ...
+        """
+        try:
+            return self._reads[binding](raw)
+        except (ValueError, IndexError, OverflowError, ArithmeticError, struct.error) as error:
+            names = ", ".join(self._system.columns[c] for c in self._system.bindings[binding].columns)
+            raise Reject(f"column {names} cannot be read: {error}", kind="unreadable") from error
+
+    def golden(self, row: Sequence[bytes], width: int) -> list[bytes]:
+        """Return a golden record of ``width`` fields as this row alone would make it; what cannot be read stays null."""
+        out = [NULL] * width
+        for b in self._system.bindings:
+            if b.reads and all(self.positions[c] >= 0 for c in b.columns):
+                raws = tuple(row[self.positions[c]] for c in b.columns)
+                try:
+                    values = raws if self.identity[b.index] else self.read(b.index, raws)
+                except Reject:
+                    continue
+                for f, value in zip(b.fields, values, strict=True):
+                    if value != NULL:
+                        out[f] = value
+        return out
+
+
+def _unread(reads: bool, missing: list[str], system: SystemPlan) -> Read:
+    def read(_raw: Sequence[bytes]) -> Slices:
+        if not reads:
+            raise Reject("this binding is written, never read", kind="not_readable")
+        raise Reject(
+            f"{system.table.table} in {system.system} has no column {', '.join(missing)}",
+            kind="missing_column",
+            hint="correct the mapping, or add the column",
+        )
+
+    return read
+
+
+@dataclass(eq=False)
+class SystemPlan:
+    """An entity in one system. ``disable``: tracked column and the slice that means disabled, of that column's type."""
+
+    system: str
+    tenant: str
+    entity: str
+    table: TableSpec
+    captured: bool
+    columns: tuple[str, ...]
+    bindings: tuple[BindingPlan, ...]
+    accepted: frozenset[int]
+    write_types: tuple[FieldType, ...]
+    disable: tuple[tuple[int, bytes], ...] = ()
+    _readers: dict[tuple[Column, ...], RowReader] = field(default_factory=dict, repr=False)
+
+    @property
+    def external_id(self) -> str | None:
+        """Return the column that keeps our canonical id, if there is one."""
+        return self.table.canonical_id
+
+    def reader(self, columns: tuple[Column, ...]) -> RowReader:
+        """Return the reader of rows with these columns; the same one for the same columns."""
+        known = self._readers.get(columns)
+        if known is None:
+            known = self._readers[columns] = RowReader(self, columns)
+        return known
+
+
+@dataclass(eq=False)
+class EntityPlan:
+    """One entity in all systems."""
+
+    name: str
+    spec: EntitySpec
+    fields: tuple[FieldPlan, ...]
+    field_index: dict[str, int]
+    systems: dict[str, SystemPlan]
+    rank: dict[str, int]
+    flows: tuple[FlowPlan, ...]
+    keys: tuple[tuple[tuple[int, Callable[[bytes], str]], ...], ...] = field(repr=False)
+    _reach: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
+
+    def match_keys(self, golden: Sequence[bytes]) -> tuple[str, ...]:
+        """Return one ``i:part\\x1fpart`` per match key without a blank part, in order of precedence; parts trimmed and case-folded."""
+        out = []
+        for i, key in enumerate(self.keys):
+            parts = []
+            for f, text in key:
+                raw = golden[f]
+                part = text(raw).strip().casefold() if len(raw) > 1 else ""
+                if not part:
+                    break
+                parts.append(part)
+            else:
+                out.append(f"{i}:" + "\x1f".join(parts))
+        return tuple(out)
+
+    def reaches(self, source: str, to: str) -> bool:
+        """Tell whether values of one system come to another, directly or through others."""
+        known = self._reach.get(source)
+        if known is None:
+            seen: set[str] = set()
+            todo = [source]
+            while todo:
+                here = todo.pop()
+                for flow in self.flows:
+                    if flow.source == here and flow.to not in seen:
+                        seen.add(flow.to)
+                        todo.append(flow.to)
+            known = self._reach[source] = frozenset(seen)
+        return to in known
+
+    def into(self, to: str) -> tuple[FlowPlan, ...]:
+        """Return the flows that lead to a system, in the order of the configuration."""
+        return tuple(f for f in self.flows if f.to == to)

@@ -1,0 +1,128 @@
+"""Writes as sinks read them: with every value's type, which the destination needs to know.
+
+`tidelock.envelopes.Write.decode` gives slices, which forget the branch of the generic value they came from; here ``columns`` hold the
+encoded generic values themselves (first byte: the branch). The rest of the object is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tidelock.avro import decode_bytes, decode_long, encode_string
+from tidelock.envelopes import DELETE_OP, UPDATE_OP, WRITE_OPS, Write
+
+_UPDATE, _DELETE = WRITE_OPS[UPDATE_OP], WRITE_OPS[DELETE_OP]
+_names: dict[bytes, str] = {}
+_MOST_NAMES = 10_000
+
+
+def decode_write(data: bytes, at: int = 5) -> Write:
+    """Read a write whose body starts at ``at``. Raises IndexError, ValueError or UnicodeDecodeError on malformed bytes."""
+    raw, at = decode_bytes(data, at)
+    canonical_id = raw.decode()
+    version, at = decode_long(data, at)
+    op = WRITE_OPS[data[at] >> 1]
+    at += 1
+    native_key = None
+    if data[at] == 0:
+        at += 1
+    else:
+        raw, at = decode_bytes(data, at + 1)
+        native_key = raw.decode()
+    source, at = _name(data, at)
+    source_time, at = decode_long(data, at)
+    event = data[at : at + 16]
+    at += 16
+    actor = None
+    if data[at] == 0:
+        at += 1
+    else:
+        raw, at = decode_bytes(data, at + 1)
+        actor = raw.decode()
+    rule, at = _name(data, at)
+    system, at = _name(data, at)
+    tenant, at = _name(data, at)
+    entity, at = _name(data, at)
+    columns: dict[str, tuple[bytes, bytes]] = {}
+    while True:
+        count, at = decode_long(data, at)
+        if count == 0:
+            break
+        if count < 0:
+            count = -count
+            _, at = decode_long(data, at)
+        for _ in range(count):
+            n = data[at]
+            if n < 0x80:
+                at += 1
+                end = at + (n >> 1)
+                raw = data[at:end]
+            else:
+                raw, end = decode_bytes(data, at)
+            name = _names.get(raw)
+            if name is None:
+                name = _remember(raw)
+            middle = _end(data, end)
+            at = middle + 1 if data[middle] == 0 else _end(data, middle)
+            columns[name] = (data[end:middle], data[middle:at])
+    if at > len(data) or len(event) != 16:
+        raise ValueError("the write ends before its content")
+    return Write(
+        canonical_id, version, op, native_key, source, source_time, event, actor, rule, system, tenant, entity, columns
+    )
+
+
+def _end(data: bytes, at: int) -> int:
+    """Return the index behind the generic value at ``at``."""
+    tag = data[at]
+    at += 1
+    if tag in (2, 10):
+        n = data[at]
+        if n < 0x80:
+            return at + 1 + (n >> 1)
+        n, at = decode_long(data, at)
+        return at + n
+    if tag == 0:
+        return at
+    if tag == 4:
+        while data[at] > 0x7F:
+            at += 1
+        return at + 1
+    if tag == 6:
+        return at + 8
+    if tag == 8:
+        return at + 1
+    raise ValueError(f"branch {tag >> 1} is none of a generic value")
+
+
+def _name(data: bytes, at: int) -> tuple[str, int]:
+    raw, at = decode_bytes(data, at)
+    name = _names.get(raw)
+    return (_remember(raw) if name is None else name), at
+
+
+def _remember(raw: bytes) -> str:
+    """Decode a name that comes again and again."""
+    if len(_names) > _MOST_NAMES:
+        _names.clear()
+    name = _names[raw] = raw.decode()
+    return name
+
+
+def text_value(text: str) -> bytes:
+    """Make the generic value of a text."""
+    return b"\x02" + encode_string(text)
+
+
+def fold(earlier: Write, later: Write) -> Write | None:
+    """Make one write of two to the same record: the later value of each column, made on the earlier base.
+
+    None if they cannot be one: then they are written one after the other.
+    """
+    if later.op != _UPDATE or earlier.op == _DELETE:
+        return None
+    columns = dict(earlier.columns)
+    for name, (value, base) in later.columns.items():
+        before = columns.get(name)
+        columns[name] = (value, base if before is None else before[1])
+    return dataclasses.replace(later, op=earlier.op, native_key=earlier.native_key, columns=columns)

@@ -1,0 +1,139 @@
+"""References between records: from the key that another system knows a parent by to the key that it has here.
+
+A column bound to a field with ``references`` may arrive as ``system:native_key``. What is not of that form stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sinks.base import Outcome, Sink
+from sinks.instructions import text_value
+from sinks.wrappers import Wrapper
+from tidelock.avro import decode_string
+from tidelock.config import Config
+from tidelock.envelopes import APPLIED, REJECTED, Receipt, Write
+from tidelock.links import LinkView
+
+Views = Callable[[str], LinkView]
+_WAIT_S = 0.05
+
+
+def reference_columns(config: Config, system: str) -> dict[str, dict[str, str]]:
+    """Return, per entity of a system, which columns refer to records of which entity."""
+    out: dict[str, dict[str, str]] = {}
+    for entity, table in config.systems[system].entities.items():
+        fields = config.entities[entity].fields if entity in config.entities else {}
+        out[entity] = {
+            b.column: parent
+            for b in table.map
+            if b.column is not None and b.field in fields and (parent := fields[b.field].references) is not None
+        }
+    return out
+
+
+def parents_first(config: Config, system: str) -> list[str]:
+    """Return the entities of a system so that none stands before one that it refers to; circles as they come."""
+    columns = reference_columns(config, system)
+    out: list[str] = []
+
+    def visit(entity: str, above: tuple[str, ...]) -> None:
+        if entity in out or entity in above or entity not in columns:
+            return
+        for parent in sorted(set(columns[entity].values())):
+            visit(parent, (*above, entity))
+        out.append(entity)
+
+    for entity in columns:
+        visit(entity, ())
+    return out
+
+
+class Referencing(Wrapper):
+    """Put the keys of this system into columns that refer to other records; a write whose parent is not here yet is parked."""
+
+    def __init__(self, inner: Sink, config: Config, system: str, views: Views) -> None:
+        super().__init__(inner)
+        self._config = config
+        self._system = system
+        self._columns = reference_columns(config, system)
+        self._views = views
+
+    def write(self, batch: Sequence[Write]) -> list[Outcome]:
+        """Carry out a batch, with resolved references."""
+        columns = self._columns.get(batch[0].entity)
+        if not columns:
+            return self.inner.write(batch)
+        outcomes: list[Outcome | None] = []
+        ready: list[Write] = []
+        asked: list[dict[str, bytes]] = []
+        for w in batch:
+            here, missing = self._resolve(w, columns)
+            if missing is not None:
+                outcomes.append(missing)
+                continue
+            outcomes.append(None)
+            asked.append(here)
+            if here:
+                w.columns.update({n: (here.get(n, v), b) for n, (v, b) in w.columns.items() if n in here})
+            ready.append(w)
+        done = iter(zip(asked, self.inner.write(ready), strict=True) if ready else ())
+        out: list[Outcome] = []
+        for known in outcomes:
+            if known is not None:
+                out.append(known)
+                continue
+            here, outcome = next(done)
+            if outcome.outcome == APPLIED:
+                for name, value in here.items():
+                    outcome.values.setdefault(name, value)
+            out.append(outcome)
+        return out
+
+    def _resolve(self, write: Write, columns: dict[str, str]) -> tuple[dict[str, bytes], Receipt | None]:
+        """Return the columns that change with their values here, or the receipt of a write whose parent is unknown."""
+        here: dict[str, bytes] = {}
+        for name, entity in columns.items():
+            pair = write.columns.get(name)
+            if pair is None or pair[0][0] != 2:
+                continue
+            text = text_of(pair[0])
+            system, colon, key = text.partition(":")
+            if not colon or system not in self._config.systems:
+                continue
+            local = key if system == self._system else self._local(entity, system, key)
+            if local is None:
+                return {}, Receipt(
+                    write.canonical_id,
+                    write.version,
+                    REJECTED,
+                    write.native_key,
+                    kind="missing_parent",
+                    message=f"column {name} refers to {entity} {key} of {system}, which is not in {self._system} yet",
+                )
+            here[name] = text_value(local)
+        return here, None
+
+    def _local(self, entity: str, system: str, key: str) -> str | None:
+        view = self._views(entity)
+        for wait_s in (0.0, _WAIT_S):
+            view.refresh(wait_s)
+            canonical_id = view.canonical_id(system, self._config.systems[system].tenant, key)
+            if canonical_id is None:
+                continue
+            spec = self._config.systems[self._system]
+            local = view.native_key(canonical_id, self._system, spec.tenant)
+            if local is not None:
+                return local
+            if (
+                spec.capture == "none"
+            ):  # nobody captures it, so nobody links it: its keys are ours, or the same everywhere
+                table = spec.entities.get(entity)
+                ours = spec.kind == "store" or (table is not None and table.key_from == "canonical_id")
+                return canonical_id if ours else key
+        return None
+
+
+def text_of(value: bytes) -> str:
+    """Return the text of a generic string value."""
+    return decode_string(value, 1)[0]

@@ -1,0 +1,109 @@
+"""Commands that ask for something: seed, conflicts resolve."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+import uuid
+from typing import Annotated
+
+import typer
+
+from tidelock.avro import encode_slice
+from tidelock.cli.common import DEFAULT_CONFIG, ConfigOption, Session, err
+from tidelock.cli.look import resolve_record
+from tidelock.envelopes import Entry
+from tidelock.errors import Fatal
+from tidelock.kafka import flush
+from tidelock.workers import now_micros
+
+
+def seed(
+    system: Annotated[str, typer.Argument(help="The system to read.")],
+    entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
+    where: Annotated[str | None, typer.Option(help="Only rows for which this SQL condition holds.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Read a source again, all or a part of it. The running capture does it in chunks and goes on where it was interrupted.
+
+    Rows that are known already change nothing; a streamed change beats a row read here.
+    """
+    session = Session(config)
+    spec = session.config.systems.get(system)
+    if spec is None or spec.capture == "none":
+        names = ", ".join(n for n, s in session.config.systems.items() if s.capture != "none")
+        raise Fatal(f"no system {system!r} is captured", hint=f"captured: {names}")
+    wanted = [entity] if entity else list(spec.entities)
+    unknown = [e for e in wanted if e not in spec.entities]
+    if unknown:
+        raise Fatal(f"{system} has no entity {unknown[0]!r}", hint=f"it has: {', '.join(spec.entities)}")
+    producer = session.kafka.producer("tidelock-cli")
+    for name in wanted:
+        body = {
+            "kind": "seed",
+            "system": system,
+            "entity": name,
+            "where": where,
+            "id": uuid.uuid4().hex,
+            "at": time.time(),
+        }
+        producer.produce(
+            session.topics.ops("signals"),
+            key=f"request/seed/{system}/{name}".encode(),
+            value=jsonlib.dumps(body).encode(),
+        )
+    flush(producer)
+    err.print(f"asked capture.{system} to seed {', '.join(wanted)}; `tidelock status` shows how far it is")
+
+
+def resolve(
+    record: Annotated[str, typer.Argument(help="A canonical id, or system/native key.")],
+    field: Annotated[str, typer.Argument(help="The parked field.")],
+    take: Annotated[str | None, typer.Option(help="golden, or a system: whose value stands from now on.")] = None,
+    value: Annotated[str | None, typer.Option(help="Or this value.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Decide a field that waits for a person."""
+    if (take is None) == (value is None):
+        raise Fatal("say what stands from now on", hint="--take golden, --take crm, or --value …")
+    session = Session(config)
+    entity, cid = resolve_record(session, record)
+    spec = session.config.entities[entity].fields.get(field)
+    if spec is None:
+        raise Fatal(
+            f"{entity} has no field {field!r}", hint=f"fields: {', '.join(session.config.entities[entity].fields)}"
+        )
+    entry = Entry("resolution", cid, tenant="default", offset=now_micros())
+    if value is not None:
+        entry.keys = (field, "value")
+        entry.payload = encode_slice(spec.type, _typed(spec.type.value, value))
+    elif take == "golden":
+        entry.keys = (field, "golden")
+    else:
+        assert take is not None
+        if take not in session.config.systems:
+            raise Fatal(f"there is no system {take!r}", hint=f"systems: {', '.join(session.config.systems)}")
+        entry.system, entry.tenant, entry.keys = take, session.config.systems[take].tenant, (field, "theirs")
+    producer = session.kafka.producer("tidelock-cli")
+    producer.produce(
+        session.topics.journal(entity), key=cid.encode(), value=session.codec.header("entry") + entry.encode()
+    )
+    flush(producer)
+    err.print(f"decided; `tidelock trace {cid}` shows what came of it")
+
+
+def _typed(kind: str, text: str) -> object:
+    if text == "":
+        return None
+    try:
+        match kind:
+            case "integer":
+                return int(text)
+            case "number":
+                return float(text)
+            case "boolean":
+                return text.lower() in ("true", "yes", "1")
+            case _:
+                return text
+    except ValueError as error:
+        raise Fatal(f"{text!r} is no {kind}", hint="give a value of the field's type") from error

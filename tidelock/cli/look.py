@@ -1,0 +1,173 @@
+"""Commands that look and change nothing: links, conflicts ls, trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from tidelock.change import OPS, key_digest, show_position
+from tidelock.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, Session, show
+from tidelock.envelopes import OUTCOMES, Entry, Receipts, Write
+from tidelock.errors import Fatal, Reject
+from tidelock.topicread import read_all, read_latest
+from tidelock.tracing import moment, trace_id
+
+
+def find_links(session: Session, entity: str) -> dict[tuple[str, str, str], str]:
+    """Return (system, tenant, native key) → canonical id of one entity."""
+    out: dict[tuple[str, str, str], str] = {}
+    for key, message in read_latest(session.kafka, [session.topics.links(entity)]).items():
+        if key.startswith(b"barrier/"):
+            continue
+        value = session.codec.decode(message.value())
+        out[value["system"], value["tenant"], value["native_key"]] = value["canonical_id"]
+    return out
+
+
+def links(
+    entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
+    record: Annotated[str | None, typer.Option(help="Only this record: a canonical id, or system/native key.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """Show which native records are one record."""
+    session = Session(config)
+    rows: list[dict[str, Any]] = []
+    for name in [entity] if entity else list(session.config.entities):
+        by_id: dict[str, list[str]] = {}
+        for (system, tenant, native), cid in find_links(session, name).items():
+            by_id.setdefault(cid, []).append(
+                f"{system}/{native}" if tenant == "default" else f"{system}/{tenant}/{native}"
+            )
+        rows += [
+            {
+                "entity": name,
+                "canonical_id": cid,
+                "records": ", ".join(sorted(natives)) if not json else sorted(natives),
+            }
+            for cid, natives in sorted(by_id.items())
+            if record is None or record == cid or record in natives
+        ]
+    show(rows, as_json=json, title="links", empty="no links yet; `tidelock status` shows whether anything was captured")
+
+
+def conflicts(
+    entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
+    record: Annotated[str | None, typer.Option(help="Only this canonical id.")] = None,
+    parked: Annotated[bool, typer.Option("--parked", help="Only those that wait for a person.")] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """Show conflicts: base, both sides, the rule, and what came of it."""
+    session = Session(config)
+    rows = []
+    for message in read_all(session.kafka, [session.topics.ops("conflicts")]):
+        value = session.codec.decode(message.value())
+        if (entity and value["entity"] != entity) or (record and value["canonical_id"] != record):
+            continue
+        if parked and value["outcome"] != "parked":
+            continue
+        value["event_id"] = value["event_id"].hex()
+        value["at"] = moment(value["at"])
+        rows.append(value)
+    show(rows, as_json=json, title="conflicts", empty="no conflicts")
+
+
+def resolve_record(session: Session, record: str) -> tuple[str, str]:
+    """Find the (entity, canonical id) of ``entity/canonical id``, a canonical id, or ``system/native key``. Raises Fatal."""
+    entity, _, rest = record.partition("/")
+    if entity in session.config.entities and rest:
+        record, names = rest, [entity]
+    else:
+        names = list(session.config.entities)
+    for name in names:
+        for (system, tenant, native), cid in find_links(session, name).items():
+            if record in (cid, f"{system}/{native}", f"{system}/{tenant}/{native}"):
+                return name, cid
+    raise Fatal(
+        f"no record {record!r}",
+        hint="give a canonical id, system/native key (crm/17) or entity/system/native key; `tidelock links` lists them",
+    )
+
+
+def trace(
+    record: Annotated[str, typer.Argument(help="A canonical id, or system/native key such as crm/17.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """Follow one record: what was captured, what was decided, what was written where, and what came of it.
+
+    It reads the journal, conflicts, writes and the audit: complete even where traces are sampled.
+    """
+    session = Session(config)
+    entity, cid = resolve_record(session, record)
+    rows = sorted(_story(session, entity, cid), key=lambda row: row["at"])
+    show(rows, as_json=json, title=f"{entity} {cid}")
+
+
+def _story(session: Session, entity: str, cid: str) -> Iterator[dict[str, Any]]:
+    t, codec = session.topics, session.codec
+    topics = [t.journal(entity), t.ops("conflicts"), t.hub(entity)]
+    topics += [t.sync(s, entity) for s, spec in session.config.systems.items() if entity in spec.entities]
+    wanted = cid.encode()
+    for message in read_all(session.kafka, topics):
+        value, key = message.value(), message.key()
+        try:
+            kind = codec.kind(value) if value is not None else "tombstone"
+        except Reject:
+            continue
+        at = message.timestamp()[1] * 1000
+        if kind == "Receipts":
+            pack = Receipts.decode(value)
+            for item in pack.items:
+                if item.canonical_id == cid:
+                    what = f"write {item.version}: {OUTCOMES[item.outcome]}"
+                    what += f", left alone: {', '.join(item.refused)}" if item.refused else ""
+                    yield _row(at, "receipt", pack.system, what + (f" ({item.message})" if item.message else ""))
+            continue
+        if key != wanted:
+            continue
+        if kind == "Change":
+            yield _change_row(codec, value, at, "captured")
+        elif kind == "Entry":
+            entry = Entry.decode(value)
+            if entry.payload and entry.kind == "linked":
+                yield _change_row(codec, entry.payload, at, "linked")
+            else:
+                yield _row(at, entry.kind, entry.system, " ".join(entry.keys))
+        elif kind == "Write":
+            write = Write.decode(value)
+            yield _row(
+                at,
+                f"write {write.version}",
+                write.system,
+                f"{write.op} {', '.join(write.columns)} because of {write.source} ({write.rule})",
+            )
+        elif kind == "Conflict":
+            c = codec.decode(value)
+            yield _row(
+                at,
+                "conflict",
+                c["system"],
+                f"{c['field']}: {c['golden']} against {c['theirs']}, {c['rule']}: {c['outcome']}",
+            )
+        elif kind == "tombstone":
+            yield _row(at, "golden", "hub", "deleted")
+        elif message.topic() == t.hub(entity):
+            yield _row(at, "golden", "hub", f"version {codec.decode(value)['version']}")
+
+
+def _change_row(codec: Any, value: bytes, at: int, step: str) -> dict[str, Any]:
+    change = codec.change_reader(value).read(value)
+    who = "our own write" if change.origin else change.actor or "somebody"
+    what = f"{OPS[change.op]} of {change.native_key} by {who} at {moment(change.source_time)}, position {show_position(change.position)}"
+    return _row(at, step, change.system, what, trace_id(change.event_id))
+
+
+def _row(at: int, step: str, system: str, what: str, trace: str = "") -> dict[str, Any]:
+    return {"at": moment(at), "step": step, "system": system, "what": what, "trace": trace}
+
+
+__all__ = ["conflicts", "key_digest", "links", "trace"]

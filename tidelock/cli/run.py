@@ -1,0 +1,112 @@
+"""up, down, run: start and stop the embedded servers and the workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Annotated
+
+import psutil
+import typer
+
+from tidelock import log as logs
+from tidelock.cli.common import DEFAULT_CONFIG, ConfigOption, endpoints, err, read_config, stack_of
+from tidelock.config import Config
+from tidelock.errors import Fatal
+from tidelock.kafka import KafkaClients, ensure_topics
+from tidelock.registry import Registry
+from tidelock.supervisor import Supervisor, read_status
+from tidelock.topology import all_topics
+from tidelock.workers import make_context, roles
+from tidelock.workers import run as run_worker
+
+
+def start_servers(config: Config) -> tuple[str, str]:
+    """Start what is embedded, create topics, set compatibility; return (bootstrap servers, registry URL)."""
+    stack = stack_of(config)
+    if stack is not None:
+        stack.start(lambda line: err.print(line, markup=False))
+    bootstrap, registry = endpoints(config)
+    ensure_topics(KafkaClients(bootstrap, config.kafka.settings).admin(), all_topics(config))
+    Registry(registry, auth=_auth(config)).require_backward()
+    return bootstrap, registry
+
+
+def _auth(config: Config) -> tuple[str, str] | None:
+    spec = config.registry
+    return (spec.user, spec.password.get_secret_value()) if spec.user and spec.password else None
+
+
+def up(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Start the embedded Kafka and registry (as far as the configuration names none) and create the topics. Twice is harmless."""
+    loaded = read_config(config)
+    bootstrap, registry = start_servers(loaded)
+    err.print(f"Kafka    {bootstrap}\nregistry {registry}\nnext: [bold]tidelock run[/bold]")
+
+
+def down(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Stop the workers and the embedded servers; data stays."""
+    loaded = read_config(config)
+    pid = read_status(loaded.data).get("supervisor")
+    if isinstance(pid, int) and _is_supervisor(pid):
+        err.print("stopping the workers")
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            os.kill(pid, signal.SIGTERM)
+            process.wait(30)
+    stack = stack_of(loaded)
+    if stack is not None:
+        stack.stop()
+    err.print("down; nothing is lost: `tidelock run` goes on where it stopped")
+
+
+def _is_supervisor(pid: int) -> bool:
+    try:
+        return "tidelock" in " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+
+
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    worker: Annotated[
+        list[str] | None,
+        typer.Option("--worker", "-w", help="Only this role (repeatable), for example merge or sink.crm."),
+    ] = None,
+    slot: Annotated[
+        int | None, typer.Option(help="Run one worker of the role in this very process, with this slot number.")
+    ] = None,
+    scale: Annotated[list[str] | None, typer.Option(help="role=number, for example merge=2.")] = None,
+) -> None:
+    """Run the workers until Ctrl-C: every one a process of its own, restarted if it ends. Starts the embedded servers if needed."""
+    loaded = read_config(config)
+    bootstrap, registry = start_servers(loaded)
+    logs.set_up()
+    unknown = sorted(set(worker or []) - set(roles(loaded)))
+    if unknown:
+        raise Fatal(
+            f"there is no worker {', '.join(unknown)} in this configuration",
+            hint=f"workers: {', '.join(roles(loaded))}",
+        )
+    if slot is not None:
+        if not worker or len(worker) != 1:
+            raise Fatal("--slot runs exactly one worker", hint="name it with --worker")
+        raise typer.Exit(run_worker(make_context(loaded, bootstrap, registry, worker[0], slot)))
+    other = read_status(loaded.data).get("supervisor")
+    if isinstance(other, int) and other != os.getpid() and _is_supervisor(other):
+        raise Fatal(f"the workers of this data folder run already (process {other})", hint="`tidelock down` stops them")
+    supervisor = Supervisor(loaded, bootstrap, registry, only=worker, slots=_scale(scale or []))
+    supervisor.start()
+    err.print(f"{len(supervisor.pids)} workers run; Ctrl-C stops them")
+    raise typer.Exit(supervisor.run())
+
+
+def _scale(given: list[str]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for item in given:
+        role, _, number = item.partition("=")
+        if not number.isdigit() or int(number) < 1:
+            raise Fatal(f"--scale {item!r} is not role=number", hint="for example --scale merge=2")
+        out[role] = int(number)
+    return out

@@ -1,0 +1,42 @@
+"""The demo's configuration file and the schemas of its databases, from the package's own data."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import psycopg
+import yaml
+
+from tidelock.embedded import Endpoints
+
+PREFIX = "demo."
+DATABASES = ("crm", "erp", "legacy", "store")
+
+
+def write_config(path: Path, endpoints: Endpoints, dsns: dict[str, str]) -> None:
+    """Fill in the template with the addresses of this run; the file is readable by its owner only, since it holds passwords."""
+    text = resources.files(__package__).joinpath("tidelock.yaml.template").read_text(encoding="utf-8")
+    places = {"kafka": endpoints.kafka, "registry": endpoints.registry, **dsns}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    # JSON texts are YAML texts: quoted, whatever the password holds.
+    path.write_text(Template(text).substitute({k: json.dumps(v) for k, v in places.items()}), encoding="utf-8")
+
+
+def write_linking_config(path: Path, config: Path) -> None:
+    """Write the same configuration with every create switched off: for the first load, which only finds out what belongs together."""
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    for flow in content["flows"]:
+        flow["create"] = False
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def create_schema(system: str, dsn: str) -> None:
+    """Create the tables of one system and the views by which the verification reads them."""
+    script = resources.files(__package__).joinpath("sql", f"{system}.sql").read_text(encoding="utf-8")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(script.encode())

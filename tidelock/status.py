@@ -1,0 +1,204 @@
+"""What is going on, from one query: workers, flows, lag, dead letters. The page, ``status --json`` and metrics are to use this."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+
+from tidelock.activity import BUCKETS_MS
+from tidelock.codec import Codec
+from tidelock.config import Config
+from tidelock.kafka import KafkaClients, translate
+from tidelock.topicread import read_all
+from tidelock.topics import Topics
+from tidelock.workers import roles
+
+WINDOW_S = 3600.0
+SILENT_AFTER_S = 15.0  # workers say something about once a second
+
+
+@dataclass
+class Flow:
+    """One system and entity: what came from it, what went to it. None means that it is not known, never zero."""
+
+    system: str
+    entity: str
+    state: str
+    read: int | None
+    written: int | None
+    refused: int | None
+    rejected: int | None
+    echoes: int | None
+    conflicts: int | None
+    p50_ms: float | None
+    p95_ms: float | None
+    lag: int | None
+    dead_letters: int
+    next: str
+
+
+@dataclass
+class Status:
+    """Everything at one moment."""
+
+    summary: str
+    workers: list[dict[str, Any]]
+    flows: list[Flow]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {"summary": self.summary, "workers": self.workers, "flows": [asdict(f) for f in self.flows]}
+
+
+def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
+    """Look at the topics. Raises Retry if Kafka does not answer."""
+    topics = Topics(config.prefix)
+    now = time.time()
+    counts: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    buckets: dict[tuple[str, str], list[int]] = {}
+    heard: dict[str, float] = {}
+    for message in read_all(kafka, [topics.ops("activity")], since_ms=int((now - WINDOW_S) * 1000)):
+        value = codec.decode(message.value())
+        heard[value["worker"]] = message.timestamp()[1] / 1000
+        for c in value["counts"]:
+            counts[c["system"], c["entity"]][c["name"]] += c["value"]
+        for lat in value["latencies"]:
+            known = buckets.setdefault((lat["system"], lat["entity"]), [0] * (len(BUCKETS_MS) + 1))
+            for i, n in enumerate(lat["buckets"]):
+                known[i] += n
+    lag = _lag(config, kafka, topics)
+    dead = _dead(config, kafka, topics)
+    workers = [_worker(config, role, heard, now) for role in roles(config)]
+    silent = {w["worker"] for w in workers if w["state"] != "ok"}
+    flows: list[Flow] = []
+    for name, system in config.systems.items():
+        flows += [
+            _flow(config, name, entity, counts.get((name, entity)), buckets.get((name, entity)), lag, dead, silent)
+            for entity in system.entities
+        ]
+    late = [f for f in flows if f.state != "ok"]
+    if not heard:
+        summary = "no signal: no worker has said anything within the last hour; `tidelock run` starts them"
+    elif silent:
+        summary = f"{len(silent)} of {len(workers)} workers are silent: {', '.join(sorted(silent))}"
+    elif late:
+        summary = f"{len(flows) - len(late)} of {len(flows)} flows are ok; {', '.join(f'{f.system} {f.entity} is {f.state}' for f in late)}"
+    else:
+        summary = f"all {len(flows)} flows are ok"
+    return Status(summary, workers, flows)
+
+
+def _worker(config: Config, role: str, heard: dict[str, float], now: float) -> dict[str, Any]:
+    name = f"{config.prefix}{role}-0"
+    at = heard.get(name)
+    state = "no signal" if at is None or now - at > SILENT_AFTER_S else "ok"
+    return {"worker": role, "state": state, "last_heard_s_ago": None if at is None else round(now - at, 1)}
+
+
+def _flow(
+    config: Config,
+    system: str,
+    entity: str,
+    counts: dict[str, int] | None,
+    buckets: list[int] | None,
+    lag: dict[str, int],
+    dead: dict[tuple[str, str], int],
+    silent: set[str],
+) -> Flow:
+    letters = dead.get((system, entity), 0)
+    behind = lag.get(Topics(config.prefix).sync(system, entity))
+    if f"sink.{system}" in silent or f"capture.{system}" in silent:
+        state, what = "no signal", "look at the log of `tidelock run`; it says why a worker waits"
+    elif letters:
+        state, what = "degraded", "tidelock dlq ls"
+    elif behind and behind > 10_000:
+        state, what = "late", "wait, or add workers: tidelock run --scale"
+    else:
+        state, what = "ok", ""
+    known = counts or {}
+    read, written, refused, rejected, echoes, conflicts = (
+        known.get(n, 0) if counts is not None else None
+        for n in ("captured", "written", "refused", "rejected", "echoes", "conflicts")
+    )
+    return Flow(
+        system,
+        entity,
+        state,
+        read,
+        written,
+        refused,
+        rejected,
+        echoes,
+        conflicts,
+        percentile(buckets, 0.5),
+        percentile(buckets, 0.95),
+        behind,
+        letters,
+        what,
+    )
+
+
+def percentile(buckets: list[int] | None, q: float) -> float | None:
+    """Return the upper bound (ms) of the bucket in which a quantile lies; None without data."""
+    total = sum(buckets or ())
+    if not buckets or not total:
+        return None
+    seen = 0
+    for bound, n in zip((*BUCKETS_MS, float("inf")), buckets, strict=True):
+        seen += n
+        if seen >= q * total:
+            return float(bound)
+    return None
+
+
+def _lag(config: Config, kafka: KafkaClients, topics: Topics) -> dict[str, int]:
+    """Return messages not yet written per sync topic."""
+    admin = kafka.admin()
+    consumer = kafka.consumer("tidelock-cli", "tidelock-cli")
+    out: dict[str, int] = {}
+    try:
+        known = admin.list_topics(timeout=10).topics
+        for name, system in config.systems.items():
+            parts = [
+                TopicPartition(t, p)
+                for e in system.entities
+                if (t := topics.sync(name, e)) in known
+                for p in known[t].partitions
+            ]
+            if not parts:
+                continue
+            group = f"{config.prefix}sink.{name}"
+            found = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, parts)])[group].result()
+            for tp in found.topic_partitions:
+                low, high = consumer.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout=10)
+                out[tp.topic] = out.get(tp.topic, 0) + max(0, high - max(tp.offset, low))
+    except KafkaException as error:
+        raise translate(error, "reading offsets") from error
+    finally:
+        consumer.close()
+    return out
+
+
+def _dead(config: Config, kafka: KafkaClients, topics: Topics) -> dict[tuple[str, str], int]:
+    """Count dead letters per system and entity."""
+    consumer = kafka.consumer("tidelock-cli", "tidelock-cli")
+    out: dict[tuple[str, str], int] = {}
+    try:
+        known = consumer.list_topics(timeout=10).topics
+        for name, system in config.systems.items():
+            for entity in system.entities:
+                for stage in ("capture", "route", "identify", "sink"):
+                    topic = topics.dlq(stage, name, entity)
+                    for p in known[topic].partitions if topic in known else ():
+                        low, high = consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)
+                        if high > low:
+                            out[name, entity] = out.get((name, entity), 0) + high - low
+    except KafkaException as error:
+        raise translate(error, "reading dead letter topics") from error
+    finally:
+        consumer.close()
+    return out

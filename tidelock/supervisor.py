@@ -1,0 +1,180 @@
+"""Run every worker of an installation as a process of its own, and start again those that end.
+
+Children are forked from a server process that has imported everything once (multiprocessing's forkserver), which saves a second of
+CPU per worker and shares memory. They end with the supervisor: each looks whether its parent is still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from tidelock import log as logs
+from tidelock.config import Config
+from tidelock.workers import GROUP, make_context, roles, run
+
+RESTART_PAUSE_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+FORGIVEN_AFTER_S = 60.0  # a worker that has run so long starts its next pause from the beginning
+
+
+@dataclass
+class _Child:
+    role: str
+    slot: int
+    process: BaseProcess
+    started: float
+    failures: int = 0
+    restart_at: float | None = None
+
+
+class Supervisor:
+    """Start, watch, restart and stop workers. ``status_file`` tells other processes who runs where."""
+
+    def __init__(
+        self,
+        config: Config,
+        bootstrap: str,
+        registry: str,
+        *,
+        only: list[str] | None = None,
+        slots: dict[str, int] | None = None,
+    ) -> None:
+        self._config = config
+        self._args = (config.model_dump_json(by_alias=True), _secrets(config), bootstrap, registry)
+        self._roles = only or roles(config)
+        self._slots = slots or {}
+        self._children: list[_Child] = []
+        self._stop = threading.Event()
+        self._spawn = multiprocessing.get_context("forkserver")
+        self._spawn.set_forkserver_preload(_modules())
+        self.status_file = config.data / "workers.json"
+
+    def start(self) -> None:
+        """Start all workers."""
+        for role in self._roles:
+            for slot in range(self._slots.get(role, 1)):
+                self._children.append(_Child(role, slot, self._fork(role, slot), time.monotonic()))
+        self._write_status()
+
+    def run(self) -> int:
+        """Watch until SIGTERM or SIGINT; then stop everything and return 0. A second signal kills at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        while not self._stop.wait(0.2):
+            self.watch()
+        self.stop()
+        return 0
+
+    def _on_signal(self, *_: object) -> None:
+        if self._stop.is_set():
+            self._kill()
+            os._exit(130)
+        self._stop.set()
+
+    def watch(self) -> None:
+        """Restart what has ended, after a pause that grows with repeated failures."""
+        log = structlog.get_logger()
+        now = time.monotonic()
+        for child in self._children:
+            if child.restart_at is not None:
+                if now >= child.restart_at:
+                    child.process = self._fork(child.role, child.slot)
+                    child.started, child.restart_at = now, None
+                    self._write_status()
+            elif not child.process.is_alive():
+                child.failures = 1 if now - child.started > FORGIVEN_AFTER_S else child.failures + 1
+                pause_s = RESTART_PAUSE_S[min(child.failures, len(RESTART_PAUSE_S)) - 1]
+                child.restart_at = now + pause_s
+                log.warning(
+                    "a worker ended and starts again",
+                    action="worker_restarts",
+                    worker=f"{child.role}-{child.slot}",
+                    exit_code=child.process.exitcode,
+                    pause_s=pause_s,
+                )
+
+    def stop(self, timeout_s: float = 15.0) -> None:
+        """Stop all workers: ask, wait, then kill."""
+        for child in self._children:
+            child.restart_at = None
+            if child.process.is_alive():
+                child.process.terminate()
+        end = time.monotonic() + timeout_s
+        for child in self._children:
+            child.process.join(max(0.0, end - time.monotonic()))
+        self._kill()
+        self._children.clear()
+        self.status_file.unlink(missing_ok=True)
+
+    def _kill(self) -> None:
+        for child in self._children:
+            if child.process.is_alive():
+                child.process.kill()
+                child.process.join(5)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Return the process id of every worker that runs, by ``role-slot``."""
+        return {f"{c.role}-{c.slot}": c.process.pid for c in self._children if c.process.pid and c.process.is_alive()}
+
+    def _fork(self, role: str, slot: int) -> ForkServerProcess:
+        process = self._spawn.Process(
+            target=_child, args=(*self._args, role, slot), name=f"tidelock {role}-{slot}", daemon=False
+        )
+        process.start()
+        return process
+
+    def _write_status(self) -> None:
+        self.status_file.parent.mkdir(parents=True, exist_ok=True)
+        body = {"supervisor": os.getpid(), "workers": self.pids}
+        partial = self.status_file.with_suffix(".part")
+        partial.write_text(json.dumps(body))
+        partial.replace(self.status_file)
+
+
+def read_status(data: Path) -> dict[str, Any]:
+    """Return what the running supervisor last wrote, or an empty dictionary."""
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((data / "workers.json").read_text())
+        return found
+    return {}
+
+
+def _modules() -> list[str]:
+    groups = (GROUP, "tidelock.producers", "tidelock.sinks")
+    return sorted({p.module for g in groups for p in entry_points(group=g)} | {"tidelock.workers"})
+
+
+def _secrets(config: Config) -> dict[str, str]:
+    """Return secrets by path: a dumped model shows stars in their place."""
+    out = {f"systems.{n}.dsn": s.dsn.get_secret_value() for n, s in config.systems.items() if s.dsn is not None}
+    if config.registry.password is not None:
+        out["registry.password"] = config.registry.password.get_secret_value()
+    return out
+
+
+def _child(config_json: str, secrets: dict[str, str], bootstrap: str, registry: str, role: str, slot: int) -> None:
+    data = json.loads(config_json)
+    for path, value in secrets.items():
+        *parents, leaf = path.split(".")
+        at = data
+        for part in parents:
+            at = at[part]
+        at[leaf] = value
+    logs.set_up()
+    context = make_context(Config.model_validate(data), bootstrap, registry, role, slot)
+    code = run(context)
+    os._exit(code)  # librdkafka's threads need no farewell, and a hanging one must not keep the process

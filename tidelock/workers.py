@@ -1,0 +1,125 @@
+"""One worker process: build its surroundings, loop over its steps, answer to signals, wait out what passes by itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Protocol
+
+import structlog
+
+from tidelock.codec import Codec
+from tidelock.config import Config
+from tidelock.context import Context
+from tidelock.errors import Fatal, Retry
+from tidelock.kafka import KafkaClients
+from tidelock.registry import Registry
+from tidelock.topology import all_topics
+
+GROUP = "tidelock.workers"  # entry points: role → callable(context, system) → Worker
+STEP_WAIT_S = 0.2
+
+
+class Worker(Protocol):
+    """What every role is: something that steps until it is closed."""
+
+    def step(self, wait_s: float) -> int:
+        """Do what is there, waiting up to ``wait_s`` for it; return how much was done. Raises Retry or Fatal."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group, close connections; never loses what was committed."""
+        ...
+
+
+def roles(config: Config) -> list[str]:
+    """List the workers an installation needs, in start order: ``role`` or ``role.system``."""
+    out = ["identify", "route", "merge", "clock"]
+    for name, system in config.systems.items():
+        if not system.enabled:
+            continue
+        if any(name in flow.to for flow in config.flows):
+            out.append(f"sink.{name}")
+        if system.capture != "none":
+            out.append(f"capture.{name}")
+    return out
+
+
+def make_context(config: Config, bootstrap: str, registry_url: str, role: str, slot: int = 0) -> Context:
+    """Build a worker's surroundings."""
+    auth = None
+    if config.registry.user is not None and config.registry.password is not None:
+        auth = (config.registry.user, config.registry.password.get_secret_value())
+    return Context(
+        config=config,
+        kafka=KafkaClients(bootstrap, config.kafka.settings),
+        codec=Codec(Registry(registry_url, auth=auth), config.prefix),
+        role=role,
+        slot=slot,
+    )
+
+
+def make_worker(context: Context) -> Worker:
+    """Find a role's worker by entry point and build it. Raises Fatal if no such role is installed."""
+    role, _, system = context.role.partition(".")
+    for point in entry_points(group=GROUP):
+        if point.name == role:
+            factory: Callable[[Context, str], Worker] = point.load()
+            return factory(context, system)
+    known = ", ".join(sorted(p.name for p in entry_points(group=GROUP)))
+    raise Fatal(f"there is no worker {role!r}", hint=f"roles: {known}")
+
+
+def run(context: Context) -> int:
+    """Run one worker until SIGTERM or SIGINT; return the exit code: 0 stopped, 1 Fatal.
+
+    A Retry is waited out with growing, jittered pauses and a fresh worker: what it had not committed is read again.
+    """
+    log = structlog.get_logger().bind(worker=context.name)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: context.stop.set())
+    parent = os.getppid()
+    pause_s = 0.2
+    while not context.stop.is_set():
+        worker: Worker | None = None
+        try:
+            worker = make_worker(context)
+            while not context.stop.is_set():
+                if worker.step(STEP_WAIT_S):
+                    pause_s = 0.2
+                if os.getppid() != parent:
+                    log.warning("the supervisor is gone", action="orphan_stops")
+                    context.stop.set()
+        except Retry as error:
+            wait_s = error.retry_after_s if error.retry_after_s is not None else pause_s * random.uniform(0.5, 1.5)
+            log.warning(str(error), action="worker_waits", wait_s=round(wait_s, 2))
+            pause_s = min(pause_s * 2, 15.0)
+            context.stop.wait(wait_s)
+        except Fatal as error:
+            log.error(str(error), action="worker_stops")
+            return 1
+        finally:
+            if worker is not None:
+                _close(worker, log)
+    return 0
+
+
+def _close(worker: Worker, log: structlog.typing.FilteringBoundLogger) -> None:
+    try:
+        worker.close()
+    except (Retry, Fatal) as error:
+        log.warning(str(error), action="close_failed")
+
+
+def topics_needed(config: Config) -> list[str]:
+    """Return the names of all topics of an installation."""
+    return [t.name for t in all_topics(config)]
+
+
+def now_micros() -> int:
+    """Return the time in microseconds since 1970."""
+    return time.time_ns() // 1000
