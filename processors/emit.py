@@ -185,7 +185,7 @@ class Emitter:
         try:
             desired = b.write(values)
         except Reject as error:
-            self._cannot(record, d, copy, b, values, error, out)
+            self._cannot(d, copy, b, values, error, out)
             return None
         if desired == raws:
             return None
@@ -223,7 +223,6 @@ class Emitter:
 
     def _cannot(
         self,
-        record: Record,
         d: Destination,
         copy: Copy,
         b: BindingPlan,

@@ -275,10 +275,8 @@ class MergeStage:
         _, partition, cid = key
         if effects.golden_changed:
             golden[key] = None
-        for (
-            entry
-        ) in effects.identify:  # before the asks for creates: a place must be left before it can be entered again
-            out.append((entity.identity, None, self._entry_header + entry.encode(), 0, None))
+        if effects.identify:  # before the asks for creates: a place must be left before it can be entered again
+            out += [(entity.identity, None, self._entry_header + e.encode(), 0, None) for e in effects.identify]
         for send in effects.sends:
             value = self._write(entity, cid, record, send)
             place = send.place

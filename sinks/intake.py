@@ -56,7 +56,8 @@ class Intake:
         """Return the ids of the topics of gained partitions: a topic made anew has another one. Raises Retry or Fatal."""
         if missing := sorted({t for t, _ in self.gained} - self._ids.keys()):
             try:
-                for name, future in self._context.kafka.admin().describe_topics(TopicCollection(missing)).items():
+                admin = self._context.kafka.admin()  # kept until the answers are there: a destroyed client gives none
+                for name, future in admin.describe_topics(TopicCollection(missing)).items():
                     self._ids[name] = str(future.result(30).topic_id)
             except KafkaException as error:
                 raise translate(error, "looking at topics") from error

@@ -51,6 +51,7 @@ class PostgresSink:
         self._landings = Landings(self.spec.capture)
         self._open = False
         self._warned = False
+        self._deferred = False
 
     # ------------------------------------------------------------------------------------------------ connection
 
@@ -98,6 +99,8 @@ class PostgresSink:
                 )
             adapt(db)
             db.execute(_SESSION.encode())
+            row = db.execute(b"select exists (select from pg_catalog.pg_constraint where condeferred)").fetchone()
+            self._deferred = row is not None and bool(row[0])
             if self.receipts_in_log:
                 self._mark(db)
         self._db = db
@@ -162,13 +165,19 @@ class PostgresSink:
             with self._errors("writing to", table):
                 db.execute(b"savepoint w")
                 receipts = work(rows)
+                if self._deferred:  # now, while it can still be said which record it was
+                    db.execute(b"set constraints all immediate")
                 db.execute(b"release savepoint w")
         except Reject as error:
             with self._errors("undoing in", table):
                 db.execute(b"rollback to savepoint w")
             if len(batch) > 1:
-                raise
-            receipts = [self._refused(db, entity, batch[0], error)]
+                swapped = self._swap(db, entity, batch, error)
+                if swapped is None:
+                    raise
+                receipts = swapped
+            else:
+                receipts = [self._refused(db, entity, batch[0], error)]
         except TidelockError as error:
             if not isinstance(error, Lost) and self._db is db:
                 self.abort()
@@ -177,11 +186,30 @@ class PostgresSink:
             self._landings.put(db, self.spec.entities[entity].table, batch, receipts)
         return receipts
 
+    def _swap(self, db: Connection, entity: str, batch: list[Write], error: Reject) -> list[Receipt] | None:
+        """Write updates that pass unique values around among themselves by way of null; None if that does not help.
+
+        Only where nobody captures: in a log the nulls would be seen.
+        """
+        constraint = _constraint(error)
+        if error.kind != "unique" or constraint is None or self._captured or any(w.op != "update" for w in batch):
+            return None
+        rows = self._rows_of(db, entity)
+        try:
+            with self._errors("swapping values in", rows.table):
+                if not rows.let_go(batch, constraint):
+                    return None
+                receipts = rows.write(batch)
+                db.execute(b"release savepoint w")
+        except Reject:
+            with self._errors("undoing in", rows.table):
+                db.execute(b"rollback to savepoint w")
+            return None
+        return receipts
+
     def _refused(self, db: Connection, entity: str, write: Write, error: Reject) -> Receipt:
         """Make the receipt of a write that the destination did not take, with what stands there."""
         rows = self._rows_of(db, entity)
-        cause = error.__cause__
-        constraint = cause.diag.constraint_name if isinstance(cause, psycopg.Error) else None
         receipt = Receipt(
             write.canonical_id, write.version, REJECTED, write.native_key, kind=error.kind, message=error.message
         )
@@ -189,7 +217,7 @@ class PostgresSink:
         with self._errors("looking at", rows.table):
             if error.kind == "unique":
                 receipt.outcome = TAKEN
-                receipt.native_key = rows.holder(write, constraint)
+                receipt.native_key = rows.holder(write, _constraint(error))
             if self._captured and write.op == "update":
                 try:
                     receipt.values = rows.standing(write, tuple(write.columns)) or {}
@@ -248,3 +276,8 @@ class PostgresSink:
             db.execute(b"rollback")
         except psycopg.Error:
             self.close()
+
+
+def _constraint(error: Reject) -> str | None:
+    cause = error.__cause__
+    return cause.diag.constraint_name if isinstance(cause, psycopg.Error) else None

@@ -327,6 +327,17 @@ class Rows:
         )
         return self._spell(raws[0]) if raws else None
 
+    def let_go(self, batch: Sequence[Write], constraint: str) -> bool:
+        """Set the columns of a unique constraint to null in the rows of those updates that write them; False if they cannot be null."""
+        names = [n for n in index_columns(self._db, self.table, constraint) or () if n not in self.table.key]
+        for name in names:
+            part: list[Wanted] = [(i, w, {name: NULL}) for i, w in enumerate(batch) if name in w.columns]
+            if part and not self.table.columns[name].not_null:
+                shape = Shape(self.table, (name,))
+                self._run(shape.update(checked=False, returning=False), shape, sorted(part, key=_by_key), keyed=True)
+                return True
+        return False
+
     def _shapes(self, wanted: list[Wanted]) -> Iterator[tuple[tuple[str, ...], list[Wanted], bool]]:
         groups: dict[tuple[str, ...], list[Wanted]] = {}
         for item in wanted:
