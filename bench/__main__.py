@@ -114,7 +114,7 @@ def _progress(begun: float) -> Iterator[Say]:
     with Status("starting", console=_err, refresh_per_second=1.0) as status:
 
         def say(line: str) -> None:
-            _err.print(f"{time.monotonic() - begun:6.0f} s  {line}", markup=False)
+            _err.print(f"{time.monotonic() - begun:6.0f} s  {line}", markup=False, soft_wrap=True)
             status.update(line)
 
         yield say

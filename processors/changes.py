@@ -26,6 +26,7 @@ class Changes:
         self.emitter = Emitter(plan, readers)
         self._match_fields = frozenset(plan.field_index[f] for key in plan.spec.match for f in key)
         self.edits = Edits(plan, readers)
+        self._skew = int(plan.spec.max_skew_s * 1_000_000)
 
     def on_change(
         self, record: Record, cid: str, place: str, change: Change, reader: RowReader, schema_id: int, out: Effects
@@ -100,19 +101,27 @@ class Changes:
         record.parked.pop(place, None)
         if place in record.departed:
             record.departed.remove(place)
-        record.granted = sorted({*record.granted, *grants})
+        if grants:
+            record.granted = sorted({*record.granted, *grants})
         copy = record.copies[place] = Copy(change.native_key, [b""] * len(system.columns))
         copy.position = change.position
         rule = "seed" if change.op == SNAPSHOT else "fast_forward"
         cause = Provenance(place, self._time(change), change.event_id, change.actor, rule)
         row = change.after or []
-        seen = {
-            i: row[p]
-            for i, p in enumerate(reader.positions)
-            if p >= 0 and (not change.absent or change.columns[p].name not in change.absent)
-        }
-        changed = self._advance(copy, seen, change.position)
-        self.edits.take(record, place, system, copy, changed, reader, schema_id, cause, out)
+        straight = False
+        if first and reader.complete and not change.absent:
+            copy.columns = [row[p] for p in reader.positions]
+            straight = self.edits.fill(record, system, copy.columns, reader, cause)
+            if not straight:
+                copy.columns = [b""] * len(system.columns)
+        if not straight:
+            seen = {
+                i: row[p]
+                for i, p in enumerate(reader.positions)
+                if p >= 0 and (not change.absent or change.columns[p].name not in change.absent)
+            }
+            changed = self._advance(copy, seen, change.position)
+            self.edits.take(record, place, system, copy, changed, reader, schema_id, cause, out)
         copy.schema_id = schema_id
         if first:
             record.version = max(record.version, 1)
@@ -120,13 +129,13 @@ class Changes:
             if system.accepted >= self._match_fields:
                 record.keys = self.plan.match_keys(record.values)  # what identify has found in this very row
         self._finish(record, cid, None, out)
-        for left in record.granted:
-            out.identify.append(self._entry("release", cid, left))
-        record.granted = []
+        if record.granted:
+            out.identify += [self._entry("release", cid, left) for left in record.granted]
+            record.granted = []
 
     def _time(self, change: Change) -> int:
         """Return the source's time, but not further ahead of the capture than the configured skew allows (S20)."""
-        return min(change.source_time, change.captured_at + int(self.plan.spec.max_skew_s * 1_000_000))
+        return min(change.source_time, change.captured_at + self._skew)
 
     def _held_columns(self, system: SystemPlan, flight: Flight, seen: dict[int, bytes]) -> list[int]:
         if flight.op != UPDATE_OP:

@@ -26,16 +26,22 @@ class Readers:
     def __init__(self, load: Callable[[int], RowReader]) -> None:
         self._load = load
         self._by_schema: dict[int, RowReader] = {}
+        self._written: dict[str, RowReader] = {}
 
     def get(self, system: SystemPlan, schema_id: int) -> RowReader:
         """Return the reader of a schema id; for 0 (a copy that we created and nobody has captured yet) that of what we write."""
         known = self._by_schema.get(schema_id)
         if known is None:
             if schema_id == 0:
-                return system.reader(
-                    tuple(Column(n, t) for n, t in zip(system.columns, system.write_types, strict=True))
-                )
+                return self._own(system)
             known = self._by_schema[schema_id] = self._load(schema_id)
+        return known
+
+    def _own(self, system: SystemPlan) -> RowReader:
+        known = self._written.get(system.system)
+        if known is None:
+            columns = tuple(Column(n, t) for n, t in zip(system.columns, system.write_types, strict=True))
+            known = self._written[system.system] = system.reader(columns)
         return known
 
 
@@ -47,6 +53,49 @@ class Edits:
         self.readers = readers
         self.by_column = {name: _by_column(sp) for name, sp in plan.systems.items()}
         self._last_rank = len(plan.rank)
+        self._bent: dict[RowReader, tuple[BindingPlan, ...]] = {}  # what `fill` has to read
+        self._straight: dict[RowReader, tuple[tuple[int, int], ...] | None] = {}
+
+    def fill(
+        self, record: Record, system: SystemPlan, columns: list[bytes], reader: RowReader, cause: Provenance
+    ) -> bool:
+        """Take a whole row into a record that has nothing yet, where every binding is one column that is one field.
+
+        Return False, having done nothing, where it is not that simple.
+        """
+        if reader not in self._straight:
+            self._straight[reader] = self._find_straight(system, reader)
+        pairs = self._straight[reader]
+        if pairs is None:
+            return False
+        if pairs:
+            taken = [(f, columns[c]) for c, f in pairs]
+            try:
+                taken += [(b.fields[0], reader.read(b.index, (columns[b.columns[0]],))[0]) for b in self._bent[reader]]
+            except Reject:
+                return False
+            record.sources = [cause]
+            values, by = record.values, record.by
+            for f, value in taken:
+                if value != NULL:
+                    values[f] = value
+                    by[f] = 1
+        return True
+
+    def _find_straight(self, system: SystemPlan, reader: RowReader) -> tuple[tuple[int, int], ...] | None:
+        reads = [b for b in system.bindings if b.reads]
+        fields = [f for b in reads for f in b.fields]
+        if (
+            not reader.complete
+            or len(set(fields)) < len(fields)
+            or any(
+                len(b.columns) > 1 or len(b.fields) > 1 or b.blank_unknown or b.fields[0] not in system.accepted
+                for b in reads
+            )
+        ):
+            return None
+        self._bent[reader] = tuple(b for b in reads if not reader.identity[b.index])
+        return tuple((b.columns[0], b.fields[0]) for b in reads if reader.identity[b.index])
 
     def take(
         self,

@@ -62,3 +62,15 @@ class Effects:
     timers: list[Timer] = field(default_factory=list)
     counts: list[tuple[str, str]] = field(default_factory=list)  # (name, place)
     golden_changed: bool = False
+
+    def clear(self) -> None:
+        """Make it empty again: one is used for a whole batch."""
+        if self.sends:
+            self.sends = []
+        if self.identify:
+            self.identify = []
+        if self.clashes or self.notices or self.timers:
+            self.clashes, self.notices, self.timers = [], [], []
+        if self.counts:
+            self.counts = []
+        self.golden_changed = False

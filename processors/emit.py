@@ -37,7 +37,7 @@ class Destination:
     place: str
     system: SystemPlan
     flows: tuple[FlowPlan, ...]
-    reaches: dict[str, bool]  # system a golden value came from → whether it flows here
+    reaches: frozenset[str]  # places whose golden values flow here
 
     @cached_property
     def always(self) -> bool:
@@ -63,6 +63,18 @@ class Destination:
         return self.flows if self.always else tuple(f for f in self.flows if f.when is None or f.when(record.values))
 
     @cached_property
+    def straight(self) -> tuple[tuple[int, int], ...] | None:
+        """Return (column, field) of every writable binding if all are plain and nothing is conditional or delayed, else None."""
+        simple = self.always and self.all_fields and not any(f.delay_s for f in self.flows)
+        if (
+            not simple
+            or not all(f.create for f in self.flows)
+            or not all(b.plain and b.warn is None for b in self.writable)
+        ):
+            return None
+        return tuple((b.columns[0], b.fields[0]) for b in self.writable)
+
+    @cached_property
     def all_fields(self) -> bool:
         """Tell whether some flow carries every field."""
         return any(not f.fields for f in self.flows)
@@ -79,7 +91,11 @@ class Emitter:
                 f"{s.system}/{s.tenant}",
                 s,
                 tuple(plan.into(s.system)),
-                {other: other == s.system or plan.reaches(other, s.system) for other in plan.systems},
+                frozenset(
+                    f"{o.system}/{o.tenant}"
+                    for o in plan.systems.values()
+                    if o is s or plan.reaches(o.system, s.system)
+                ),
             )
             for s in plan.systems.values()
             if plan.into(s.system)
@@ -119,13 +135,23 @@ class Emitter:
         else:
             bindings = tuple(dict.fromkeys(b for f in sorted(touched) for b in d.by_field.get(f, ())))
         values = record.values
+        simple = not copy.rare and not record.manual and d.all_fields
         for b in bindings:
-            if b.plain and not copy.rare and not record.manual:
-                f = b.fields[0]
-                if copy.columns[b.columns[0]] == values[f]:
+            if b.plain and simple:
+                c, f = b.columns[0], b.fields[0]
+                stands, wanted, i = copy.columns[c], values[f], record.by[f]
+                if stands == wanted or not i:
                     continue
-            by = self._wanted(record, d, flows, b)
-            if by is None:
+                by = record.sources[i - 1]
+                if by.place in d.reaches and (
+                    not d.system.captured or self._means(copy, b, (stands,), d.system) != (wanted,)
+                ):
+                    columns[c], bases[c] = wanted, stands or NULL
+                    if cause is None or by.time > cause.time:
+                        cause = by
+                continue
+            of = self._wanted(record, d, flows, b)
+            if of is None:
                 continue
             desired = self._desired(record, d, copy, b, out)
             if desired is None:
@@ -136,8 +162,8 @@ class Emitter:
                     columns[c], bases[c] = raw, believed or NULL
             if not b.plain:
                 told[b.index] = tuple(values[f] for f in b.fields)
-            if cause is None or by.time > cause.time:
-                cause = by
+            if cause is None or of.time > cause.time:
+                cause = of
         if not columns or cause is None:
             return
         delay_s = min(f.delay_s for f in flows)
@@ -155,7 +181,7 @@ class Emitter:
             by = record.provenance(f)
             if by is None:
                 continue
-            if not d.reaches.get(by.system, False):
+            if by.place not in d.reaches:
                 return None
             if not d.all_fields and not any(not flow.fields or f in flow.fields for flow in flows):
                 return None
@@ -272,6 +298,9 @@ class Emitter:
     def _create(self, record: Record, d: Destination, out: Effects, due: bool) -> None:
         if d.place in record.departed or not record.known:
             return
+        if d.straight is not None and len(record.sources) == 1 and not record.parked and not record.manual:
+            self._create_straight(record, d, d.straight, out)
+            return
         flows = tuple(f for f in d.holding(record) if f.create)
         if not flows:
             return
@@ -282,7 +311,7 @@ class Emitter:
             del record.parked[d.place]
         columns: dict[int, bytes] = {}
         told: dict[int, tuple[bytes, ...]] = {}
-        cause: Provenance | None = None
+        newest: Provenance | None = None
         for b in d.writable:
             by = self._wanted(record, d, flows, b)
             if by is None and not b.constant:
@@ -298,14 +327,37 @@ class Emitter:
             columns |= {c: raw for c, raw in zip(b.columns, raws, strict=True) if raw != NULL or not d.system.captured}
             if not b.plain and b.fields:
                 told[b.index] = values
-            if by is not None and (cause is None or by.time > cause.time):
-                cause = by
-        if cause is None:
+            if by is not None and (newest is None or by.time > newest.time):
+                newest = by
+        if newest is None:
             return
         delay_s = min(f.delay_s for f in flows)
         if delay_s > 0 and not due:
             self._later(record, d.place, delay_s, out)
             return
+        self._send_create(record, d, columns, told, newest, out)
+
+    def _create_straight(
+        self, record: Record, d: Destination, pairs: tuple[tuple[int, int], ...], out: Effects
+    ) -> None:
+        """Do what `_create` does where columns are fields and every value came from one change: the usual first sight of a record."""
+        cause = record.sources[0]
+        if cause.place not in d.reaches:
+            return
+        keep_nulls = not d.system.captured
+        values, by = record.values, record.by
+        columns = {c: v for c, f in pairs if by[f] and ((v := values[f]) != NULL or keep_nulls)}
+        self._send_create(record, d, columns, {}, cause, out)
+
+    def _send_create(
+        self,
+        record: Record,
+        d: Destination,
+        columns: dict[int, bytes],
+        told: dict[int, tuple[bytes, ...]],
+        cause: Provenance,
+        out: Effects,
+    ) -> None:
         version = record.versions[d.place] = record.versions.get(d.place, 0) + 1
         flight = record.creating[d.place] = Flight(version, CREATE_OP, record.version, columns, told)
         ask = d.system.captured and d.place not in record.granted

@@ -6,7 +6,7 @@ from typing import Any
 
 from processors.plan import EntityPlan
 from processors.record import Record
-from tidelock.avro import AVRO_TYPES, encode_bytes, encode_long, encode_string
+from tidelock.avro import AVRO_TYPES, NULL, encode_bytes, encode_long, encode_moment, encode_string
 from tidelock.change import avro_name
 
 
@@ -21,22 +21,26 @@ def hub_schema(plan: EntityPlan) -> dict[str, Any]:
             {"name": "canonical_id", "type": "string"},
             {"name": "version", "type": "long"},
             {
-                "name": "provenance",
+                "name": "sources",
                 "type": {
                     "type": "array",
                     "items": {
                         "type": "record",
-                        "name": "FieldProvenance",
+                        "name": "Provenance",
                         "fields": [
                             {"name": "place", "type": "string", "doc": "system/tenant"},
                             {"name": "source_time", "type": {"type": "long", "logicalType": "timestamp-micros"}},
                             {"name": "event_id", "type": {"type": "fixed", "name": "EventId", "size": 16}},
                             {"name": "actor", "type": ["null", "string"]},
                             {"name": "rule", "type": "string"},
-                            {"name": "fields", "type": {"type": "array", "items": "string"}},
                         ],
                     },
                 },
+            },
+            {
+                "name": "provenance",
+                "type": {"type": "array", "items": "int"},
+                "doc": "per field, in their order: which of the sources its value came from; -1: never set",
             },
             *(
                 {
@@ -50,7 +54,8 @@ def hub_schema(plan: EntityPlan) -> dict[str, Any]:
     }
 
 
-_OWN = {"canonical_id", "version", "provenance"}
+_OWN = {"canonical_id", "version", "sources", "provenance"}
+_ZIGZAG = bytes([1, *range(0, 126, 2)])  # index into sources + 1 → the int before it, as Avro spells it
 
 
 class GoldenWriter:
@@ -58,29 +63,32 @@ class GoldenWriter:
 
     def __init__(self, plan: EntityPlan, header: bytes) -> None:
         self._header = header
-        self._names = [encode_string(f.name) for f in plan.fields]
-        self._all = encode_long(len(plan.fields)) + b"".join(self._names) + b"\x00"
+        self._count = encode_long(len(plan.fields))
+        self._texts: dict[str, bytes] = {}
 
     def encode(self, cid: bytes, record: Record) -> bytes:
         """Return the wire-format value; the same record gives the same bytes."""
-        groups: dict[int, list[int]] = {}
-        for i, by in enumerate(record.by):
-            if by:
-                groups.setdefault(by, []).append(i)
         parts = [self._header, encode_bytes(cid), encode_long(record.version)]
-        if groups:
-            parts.append(encode_long(len(groups)))
-            for by, fields in groups.items():
-                p = record.sources[by - 1]
-                parts += (encode_string(p.place), encode_long(p.time), p.event_id)
-                parts.append(b"\x00" if p.actor is None else b"\x02" + encode_string(p.actor))
-                parts.append(encode_string(p.rule))
-                if len(fields) == len(self._names):
-                    parts.append(self._all)
-                else:
-                    parts.append(encode_long(len(fields)))
-                    parts += [self._names[i] for i in fields]
-                    parts.append(b"\x00")
-        parts.append(b"\x00")
+        sources = record.sources
+        if sources:
+            parts.append(encode_long(len(sources)))
+            for p in sources:
+                parts += (
+                    self._text(p.place),
+                    encode_moment(p.time),
+                    p.event_id,
+                    NULL if p.actor is None else b"\x02" + encode_string(p.actor),
+                    self._text(p.rule),
+                )
+        parts += (b"\x00", self._count, bytes(record.by).translate(_TABLE), b"\x00")
         parts += record.values
         return b"".join(parts)
+
+    def _text(self, text: str) -> bytes:
+        known = self._texts.get(text)
+        if known is None:
+            known = self._texts[text] = encode_string(text)
+        return known
+
+
+_TABLE = _ZIGZAG + bytes(256 - len(_ZIGZAG))

@@ -11,10 +11,11 @@ from processors.changes import Changes
 from processors.edits import UNREADABLE
 from processors.effects import Effects, Notice
 from processors.emit import retry_delay_s
-from processors.plan import SystemPlan
+from processors.plan import BindingPlan, SystemPlan
 from processors.record import Copy, Flight, Parked, Provenance, Record
 from tidelock.change import ZERO_POSITION
 from tidelock.envelopes import APPLIED, DELETE_OP, MISSING, REJECTED, STALE, TAKEN, Entry, Receipt, Receipts, Write
+from tidelock.errors import Reject
 
 # What may pass by itself: such a write is tried again after a while; anything else waits for another value or for a person.
 PASSING = frozenset({"missing_parent", "unique", "taken", "foreign_key", "gone"})
@@ -76,8 +77,29 @@ class Merge(Changes):
                 if written == raws or len(binding.fields) != len(written):
                     continue
                 values = written
+            if self._reads_as(system, copy, binding, raws, values, receipt):
+                continue
             copy.told[binding.index] = (values, raws)
             copy.rare = True
+
+    def _reads_as(
+        self,
+        system: SystemPlan,
+        copy: Copy,
+        binding: BindingPlan,
+        raws: tuple[bytes, ...],
+        values: tuple[bytes, ...],
+        receipt: Receipt,
+    ) -> bool:
+        """Tell whether the mapping alone reads back what was told, so that the spelling need not be kept."""
+        if not binding.reads:
+            return False
+        told_back = any(system.columns[c] in receipt.values for c in binding.columns)
+        reader = self.readers.get(system, copy.schema_id if told_back else 0)
+        try:
+            return (raws if reader.identity[binding.index] else reader.read(binding.index, raws)) == values
+        except Reject:
+            return False
 
     def _release_held(
         self, record: Record, cid: str, place: str, system: SystemPlan, copy: Copy, receipt: Receipt, out: Effects

@@ -103,8 +103,8 @@ class MergeStage:
         self._touched.clear()
         while len(self._records) > CACHE_RECORDS:
             self._records.popitem(last=False)
-        for (name, system, entity), n in self._counts.items():
-            self._context.activity.count(name, system, entity, n)
+        for (name, place, entity), n in self._counts.items():
+            self._context.activity.count(name, place.partition("/")[0], entity, n)
         self._counts.clear()
 
     # ------------------------------------------------------------------------------------------------ a batch
@@ -114,6 +114,7 @@ class MergeStage:
         out: list[Row] = []
         work = self._decode(batch, state, out)
         golden: dict[tuple[str, int, bytes], None] = {}
+        effects = Effects()
         for message, topic, partition, item in work:
             entity = self._entities[topic]
             try:
@@ -121,14 +122,12 @@ class MergeStage:
                     place = f"{item.system}/{item.tenant}"
                     for receipt in item.items:
                         key = (topic, partition, receipt.canonical_id.encode())
-                        effects = Effects()
                         record = self._record(key, entity, state)
                         entity.merge.on_receipt(record, receipt.canonical_id, place, receipt, effects)
                         self._take(key, entity, record, effects, golden, out)
                 else:
                     cid = message.key() or b""
                     key = (topic, partition, cid)
-                    effects = Effects()
                     record = self._record(key, entity, state)
                     self._one(message, entity, record, cid.decode(), item, effects)
                     self._take(key, entity, record, effects, golden, out)
@@ -289,11 +288,12 @@ class MergeStage:
                 out.append((entity.identity, None, self._entry_header + ask.encode(), 0, None))
             else:
                 out.append((entity.sync[system], cid, value, partition, None))
-            self._counts["writes", system, entity.name] += 1
+            self._counts["writes", place, entity.name] += 1
         for name, place in effects.counts:
-            self._counts[name, place.partition("/")[0], entity.name] += 1
+            self._counts[name, place, entity.name] += 1
         if effects.clashes or effects.notices or effects.timers:
             self._rarely(entity, cid, effects, out)
+        effects.clear()
 
     def _write(self, entity: _Entity, cid: bytes, record: Record, send: Send) -> bytes:
         system = send.place.partition("/")[0]

@@ -16,7 +16,7 @@ from tidelock.change import ZERO_POSITION
 _MOST_SOURCES = 6  # provenances kept before those no field refers to are dropped
 
 
-class Provenance(msgspec.Struct, frozen=True, array_like=True):
+class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where a golden value came from; times are microseconds since 1970."""
 
     place: str
@@ -31,7 +31,7 @@ class Provenance(msgspec.Struct, frozen=True, array_like=True):
         return self.place.partition("/")[0]
 
 
-class Flight(msgspec.Struct, array_like=True):
+class Flight(msgspec.Struct, array_like=True, gc=False):
     """The one write under way to a copy: what it puts into which tracked column, and the golden values of bindings that are not plain."""
 
     version: int
@@ -41,7 +41,7 @@ class Flight(msgspec.Struct, array_like=True):
     told: dict[int, tuple[bytes, ...]] = {}
 
 
-class Held(msgspec.Struct, array_like=True):
+class Held(msgspec.Struct, array_like=True, gc=False):
     """A captured change that waits for the fate of the write in flight; ``gone`` for a delete."""
 
     position: bytes
@@ -51,7 +51,7 @@ class Held(msgspec.Struct, array_like=True):
     provenance: Provenance
 
 
-class Parked(msgspec.Struct, array_like=True):
+class Parked(msgspec.Struct, array_like=True, gc=False):
     """Values that a system did not take: not sent again until they change, or what blocked them moves."""
 
     kind: str
@@ -61,6 +61,7 @@ class Parked(msgspec.Struct, array_like=True):
 
 class Copy(
     msgspec.Struct,
+    gc=False,  # nothing here is cyclic, and the collector need not walk 20,000 records
     omit_defaults=True,
     rename={"native_key": "k", "columns": "c", "position": "p", "schema_id": "s", "flight": "f"},
 ):
@@ -93,6 +94,7 @@ class Copy(
 
 class Record(
     msgspec.Struct,
+    gc=False,
     omit_defaults=True,
     rename={"values": "v", "by": "b", "sources": "s", "version": "n", "copies": "c", "versions": "w"},
 ):

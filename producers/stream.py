@@ -27,6 +27,7 @@ from producers.walsender import WalSender, show_lsn
 from tidelock.avro import encode_long, encode_string
 from tidelock.change import CREATE, DELETE, OURS, UPDATE, position
 from tidelock.context import Context
+from tidelock.envelopes import Entry, Receipts
 from tidelock.errors import Reject
 
 RECEIPTS = "tidelock.receipts"
@@ -354,8 +355,27 @@ class Stream:
                 "find out who else emits logical messages with that prefix there",
             )
             return
-        for entity, partition, body in receipts:
-            self._publisher.raw(self._context.topics.journal(entity), None, header + body[16:], partition)
+        for name, partition, body in receipts:
+            pack, entity = header + body[16:], name.removeprefix(CREATED)
+            if entity == name:
+                self._publisher.raw(self._context.topics.journal(entity), None, pack, partition)
+            else:
+                self._publisher.raw(self._context.topics.identity(entity), None, self._created(pack, partition), 0)
+
+    def _created(self, pack: bytes, partition: int) -> bytes:
+        """Return the entry by which identify hears of the fate of a create; it passes the pack on to the journal."""
+        receipts = Receipts.decode(pack)
+        receipt = receipts.items[0]
+        entry = Entry(
+            "created",
+            receipt.canonical_id,
+            receipts.system,
+            receipts.tenant,
+            receipt.native_key or "",
+            partition=partition,
+            payload=pack,
+        )
+        return self._context.codec.header("entry") + entry.encode()
 
     def _truncate(self, oid: int) -> None:
         table = self._by_oid.get(oid.to_bytes(4, "big"))

@@ -88,6 +88,19 @@ def encode_long(n: int) -> bytes:
     return _varint((n << 1) ^ (n >> 63) if n < 0 else n << 1)
 
 
+_MOMENTS: dict[int, bytes] = {}
+
+
+def encode_moment(n: int) -> bytes:
+    """Encode a time in microseconds. Every change of a transaction has the same, so the last ones are kept."""
+    known = _MOMENTS.get(n)
+    if known is None:
+        if len(_MOMENTS) > 1000:
+            _MOMENTS.clear()
+        known = _MOMENTS[n] = encode_long(n)
+    return known
+
+
 def decode_long(data: bytes, at: int) -> tuple[int, int]:
     """Return (value, index behind it)."""
     b = data[at]

@@ -15,6 +15,7 @@ from tidelock.avro import (
     decode_string,
     encode_bytes,
     encode_long,
+    encode_moment,
     encode_string,
     from_value,
 )
@@ -160,7 +161,7 @@ def encode_write_head(
             b"\x00\x02\x04"[op : op + 1],
             NULL if native_key is None else b"\x02" + encode_string(native_key),
             source,
-            encode_long(source_time),
+            encode_moment(source_time),
             event,
             NULL if actor is None else b"\x02" + encode_string(actor),
             rule,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,10 @@ def test_creates_updates_and_deletes_arrive_with_receipts_and_audit(make: Make) 
     rig = keyed(make)
     rig.send(
         write("a", "create", email="a@x", name="Anna", score=3, born=7000),
-        write("b", "create", email="b@x", name='q"\\{},', score=None),
+        write("far b", "create", email="b@x", name='q"\\{},', score=None),
     )
     rig.run(2)
-    rig.send(write("a", "update", "a@x", 2, name=None, score=-9), write("b", "delete", "b@x", 2))
+    rig.send(write("a", "update", "a@x", 2, name=None, score=-9), write("far b", "delete", "b@x", 2))
     rig.run(2)
     assert rig.sql("select email, name, score, born::text, untouched from contact") == [
         ("a@x", None, -9, "1989-03-02", "kept")
@@ -193,3 +194,268 @@ def test_unique_values_swapped_in_one_batch_are_swapped(make: Make) -> None:
     rig.run(2)
     assert rig.sql("select id, email from contact order by id") == [(1, "b"), (2, "a")]
     assert {r["outcome"] for r in rig.receipts()} == {"applied"}
+
+
+# ---------------------------------------------------------------------------------------------------- crashes, outages, zombies
+
+
+def crash(rig: Rig) -> None:
+    """Let the worker die: its sessions end, nothing is finished."""
+    worker = rig.worker
+    assert worker is not None
+    worker._said.clear()
+    worker._producer.purge()
+    worker._intake.close()
+    worker._sink.close()
+    rig.worker = None
+
+
+class Stop(Exception):
+    """The test stops a worker in the middle of a step."""
+
+
+@pytest.mark.parametrize("capture", ["none", "polling"])
+def test_a_crash_between_transaction_and_report_loses_and_doubles_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capture: str
+) -> None:
+    rig = make(capture)
+    rig.sql("insert into contact (email, name, score) values ('a@x', 'Anna', 1), ('b@x', 'Bea', 1)")
+    rig.send(write("warm", "update", 2, score=(1, 1)))
+    rig.run(1)
+    worker = rig.worker
+    assert worker is not None
+
+    def die(*_args: object, **_more: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(worker, "_say", die)
+    long = "much longer than the twenty characters"
+    rig.send(
+        write("a", "update", 1, 5, score=(2, 1)),
+        write("n", "create", email="n@x"),
+        write("bad", "update", 2, 6, name=(long, "Bea")),
+    )
+    with pytest.raises(Stop):
+        rig.run(3)
+    assert rig.sql("select score from contact where id = 1") == [(2,)]
+    rig.sql("update contact set score = 50 where id = 1")  # a user's edit, which writing again would destroy
+    assert {r["canonical_id"] for r in rig.receipts()} == {record("warm")}
+    crash(rig)
+    rig.start()
+    rig.until(lambda _: len(rig.dead()) == 1)
+    rig.send(write("after", "update", 2, 7, score=(9, 1)))
+    rig.run(1)
+    assert rig.sql("select id, email, score from contact order by id") == [
+        (1, "a@x", 50),
+        (2, "b@x", 9),
+        (3, "n@x", None),
+    ]
+    assert rig.receipt("a")["outcome"] == "applied"
+    assert rig.receipt("a")["version"] == 5
+    assert (rig.receipt("bad")["outcome"], rig.receipt("bad")["kind"]) == ("rejected", "too_long")
+    if capture == "none":
+        assert rig.receipt("n")["native_key"] == "3"
+    else:
+        assert len(rig.messages(rig.context.topics.identity(ENTITY))) == 1
+        assert rig.receipt("a")["position"] > position(1)
+    assert sorted(rig.audited()) == ["applied", "applied", "applied", "applied", "rejected"]
+
+
+def test_a_crash_before_the_commit_leaves_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = keyed(make)
+    rig.send(write("a", "create", email="a@x", score=1))
+    rig.run(1)
+    worker = rig.worker
+    assert worker is not None
+
+    def die(*_args: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(worker._sink, "commit", die)
+    rig.send(write("a", "update", "a@x", 2, score=2))
+    with pytest.raises(Stop):
+        rig.run(1)
+    crash(rig)
+    assert rig.sql("select score from contact") == [(1,)]
+    rig.run(1)
+    assert rig.sql("select score from contact") == [(2,)]
+    assert [r["version"] for r in rig.receipts()] == [1, 2]
+
+
+def test_a_zombie_cannot_commit(make: Make) -> None:
+    rig = keyed(make)
+    rig.send(write("a", "create", email="a@x", score=1))
+    rig.run(1)
+    zombie = rig.worker
+    assert zombie is not None
+    other = PostgresSink(rig.fresh_context(1), SYSTEM)
+    try:
+        claimed = other.claim(
+            f"{rig.config.prefix}sink.{SYSTEM}", {(rig.context.topics.sync(SYSTEM, ENTITY), 0): topic_id(rig)}
+        )
+        assert next(iter(claimed.values())).next == 1
+    finally:
+        other.close()
+    rig.send(write("a", "update", "a@x", 2, score=2))
+    with pytest.raises(Lost):
+        rig.until(lambda done: done == 1, Raising(zombie))
+    assert rig.sql("select score from contact") == [(1,)]
+    rig.run(1)  # it takes its partitions over again, as the group has not given them to anybody else
+    assert rig.sql("select score from contact") == [(2,)]
+
+
+class Raising:
+    """A worker whose troubles come out of its steps."""
+
+    def __init__(self, worker: SinkWorker) -> None:
+        self._worker = worker
+
+    def step(self, wait_s: float) -> int:
+        """Step."""
+        done = len(self._worker._take(wait_s))
+        return done
+
+
+def topic_id(rig: Rig) -> str:
+    """Return the id of the topic that the destination knows."""
+    return str(rig.sql("select topic_id from tidelock.offsets limit 1")[0][0])
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning(make: Make) -> None:
+    rig = keyed(make)
+    rig.send(write("a", "create", email="a@x", score=1))
+    rig.run(1)
+    crash(rig)
+    topic = rig.context.topics.sync(SYSTEM, ENTITY)
+    admin = rig.clients.admin()
+    admin.delete_topics([topic])[topic].result(30)
+    admin.delete_consumer_groups([f"{rig.config.prefix}sink.{SYSTEM}"])
+    end = time.monotonic() + 30
+    while topic in admin.list_topics(timeout=10).topics:
+        assert time.monotonic() < end
+    ensure_topics(admin, all_topics(rig.config))
+    rig.send(write("a", "update", "a@x", 2, score=2))
+    rig.run(1)
+    assert rig.sql("select score from contact") == [(2,)]
+
+
+def test_while_the_destination_is_away_nothing_is_dead_lettered(make: Make) -> None:
+    rig = keyed(make)
+    rig.send(write("a", "create", email="a@x", score=1))
+    rig.run(1)
+    name = rig.sql("select current_database()")[0][0]
+    admin_dsn = rig.dsn.rsplit("/", 1)[0] + "/postgres"
+    with psycopg.connect(admin_dsn, autocommit=True) as admin:
+        admin.execute(f'alter database "{name}" allow_connections false'.encode())
+        admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (name,))
+        rig.send(write("a", "update", "a@x", 2, score=2), write("b", "create", email="b@x"))
+        worker = rig.worker
+        assert worker is not None
+        rig.until(lambda _: worker._breaker.failures >= 2)
+        admin.execute(f'alter database "{name}" allow_connections true'.encode())
+    rig.run(2)
+    assert rig.sql("select email, score from contact order by email") == [("a@x", 2), ("b@x", None)]
+    assert rig.dead() == []
+    assert [r["outcome"] for r in rig.receipts()] == ["applied"] * 3
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("53100", Retry),
+        ("53300", Retry),
+        ("57P01", Retry),
+        ("25006", Retry),
+        ("40P01", Retry),
+        ("28P01", Fatal),
+        ("42501", Fatal),
+        ("42703", Fatal),
+    ],
+)
+def test_an_outage_is_never_bad_data(make: Make, state: str, kind: type[Exception]) -> None:
+    rig = make(sql=TABLES)
+    rig.sql(
+        f"create function fail() returns trigger language plpgsql as $$ begin raise exception 'no' using errcode = '{state}'; end $$"
+    )
+    rig.sql("create trigger fail before insert on contact for each row execute function fail()")
+    sink = PostgresSink(rig.context, SYSTEM)
+    try:
+        sink.setup()
+        for batch in ([write("a", "create", email="a@x")], [write(i, "create", email=f"{i}@x") for i in range(3)]):
+            with pytest.raises(kind):
+                sink.write(batch)
+            sink.abort()
+    finally:
+        sink.close()
+
+
+def test_what_the_destination_does_not_know_is_fatal_with_the_way_out(make: Make) -> None:
+    rig = make()
+    sink = PostgresSink(rig.context, SYSTEM)
+    try:
+        sink.setup()
+        with pytest.raises(Fatal, match="no column nowhere") as caught:
+            sink.write([write("a", "create", nowhere="x")])
+        assert "id, email, name" in str(caught.value.hint)
+    finally:
+        sink.close()
+    password = config_of(rig.dsn.replace("tidelock:", "tidelock:not"), data=rig.config.data)
+    wrong = PostgresSink(Context(password, rig.clients, rig.codec, "sink.erp"), SYSTEM)
+    with pytest.raises(Fatal, match="password"):
+        wrong.setup()
+
+
+# ---------------------------------------------------------------------------------------------------- the store, references
+
+
+def test_the_store_makes_its_tables_and_widens_them(make: Make) -> None:
+    table = {"table": "golden.contact", "map": [{"column": c, "field": c} for c in ("email", "score")]}
+    rig = make(sql="select 1", kind="store", entities={"contact": table}, options={"keep_deleted": True})
+    rig.send(write("a", "create", email="a@x", score=3), write("b", "create", email="b@x", score=None))
+    rig.run(2)
+    rig.send(write("b", "delete", record("b"), 2))
+    rig.run(1)
+    assert rig.sql(
+        "select canonical_id::text, email, score, version, deleted, updated_at > now() - interval '1 min' from golden.contact order by email"
+    ) == [
+        (record("a"), "a@x", 3, 1, False, True),
+        (record("b"), "b@x", None, 2, True, True),
+    ]
+    assert rig.receipt("a")["native_key"] == record("a")
+    more = {**table, "map": [{"column": c, "field": c} for c in ("email", "score", "born")]}
+    wider = config_of(rig.dsn, prefix=rig.config.prefix, data=rig.config.data, kind="store", entities={"contact": more})
+    sink = StoreSink(Context(wider, rig.clients, rig.codec, "sink.erp"), SYSTEM)
+    try:
+        sink.setup()
+    finally:
+        sink.close()
+    assert rig.sql("select pg_typeof(born)::text from golden.contact limit 1") == [("date",)]
+
+
+def test_references_are_resolved_to_the_keys_of_this_system(make: Make) -> None:
+    rig = make("polling")
+    rig.sql("insert into contact (email) values ('a@x')")
+    links = rig.context.topics.links(ENTITY)
+    for system, key in (("crm", "c-7"), (SYSTEM, "1")):
+        link = {"canonical_id": record("a"), "system": system, "tenant": "default", "native_key": key, "through": 0}
+        rig._producer.produce(links, rig.codec.encode("link", link), f"{system}/default/{key}".encode())
+    rig._producer.flush(10)
+    rig.send(
+        write("o", "create", entity="order", number="1", contact_id="crm:c-7"),
+        write("p", "create", entity="order", number="2", contact_id="crm:unknown"),
+        write("q", "create", entity="order", number="3", contact_id="erp:1"),
+    )
+    rig.run(3)
+    assert rig.sql("select number, contact_id from orders order by number") == [("1", 1), ("3", 1)]
+    entries = [rig.codec.decode(m.value() or b"") for m in rig.messages(rig.context.topics.identity("order"))]
+    items = {e["canonical_id"]: rig.codec.decode(e["payload"])["items"][0] for e in entries}
+    assert (items[record("p")]["outcome"], items[record("p")]["kind"]) == ("rejected", "missing_parent")
+    assert items[record("o")]["values"] == [{"name": "contact_id", "value": 1}]
+    assert rig.dead("order") == []
+
+
+def test_children_are_written_after_their_parents_in_one_batch(make: Make) -> None:
+    rig = make()
+    rig.send(write("o", "create", entity="order", number="1", contact_id="1"), write("a", "create", email="a@x"))
+    rig.run(2)
+    assert rig.sql("select contact_id from orders") == [(1,)]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tidelock.cli.common import PROBLEMS
 from tidelock.demo.run import Demo, Options, Outcome
@@ -56,30 +57,33 @@ def _tell(console: Console, outcome: Outcome, folder: Path) -> None:
     table.add_section()
     table.add_row("all", *(str(report[n]) for n in names))
     console.print(table)
-    console.print(
-        "Where the edits went: "
-        + ", ".join(f"{n} {fate}" for fate, n in sorted(report["fates"].items(), key=lambda f: -f[1]))
-    )
+
+    def line(text: str, mark: str = "", color: str = "") -> None:
+        console.print(Text.assemble((f"{mark} ", color) if mark else "", text), soft_wrap=True)
+
+    fates = sorted(report["fates"].items(), key=lambda f: -f[1])
+    line("Where the edits went: " + ", ".join(f"{n} {fate}" for fate, n in fates))
     explained = [m for m in outcome.verdict.mismatches if m.why]
     for why in sorted({m.why for m in explained}):
         some = [m for m in explained if m.why == why]
-        first = some[0]
-        console.print(
-            f"  [yellow]kept apart[/yellow] {len(some)} × {why}: for example {first.system} {first.entity} {first.field} should be {first.expected}",
+        m = some[0]
+        line(
+            f"{len(some)} × {why}: {m.system} {m.entity} {m.field} should be {m.expected}, is {m.found}",
+            "kept apart",
+            "yellow",
         )
     for m in [m for m in outcome.verdict.mismatches if not m.why][:12]:
-        console.print(
-            f"  [red]differs[/red] {m.system} {m.entity} {m.record} {m.field}: expected {m.expected}, found {m.found}"
-        )
+        line(f"{m.system} {m.entity} {m.record} {m.field}: expected {m.expected}, found {m.found}", "differs", "red")
     for edit in outcome.verdict.lost[:12]:
-        console.print(f"  [red]lost[/red] {json.dumps(edit, default=str)}", markup=True)
+        line(json.dumps(edit, default=str), "lost", "red")
     if not report["at_rest"]:
-        console.print("  [red]not at rest[/red] something still moved when time was up")
+        line("something still moved when time was up", "not at rest", "red")
     passed = outcome.verdict.passed and report["converged"]
-    color, word = ("green", "converged") if passed else ("red", "NOT converged")
-    console.print(
-        f"[bold {color}]{'✓' if passed else '✗'} {word}[/bold {color}]: {report['compared']} fields of {report['records']} records compared, "
-        f"{report['edits']} edits, {report['lost']} lost, {report['duration_s']} s. Report: {folder / 'report.json'}"
+    line(
+        f"{report['compared']} fields of {report['records']} records compared, {report['edits']} edits, {report['lost']} lost, "
+        f"{report['duration_s']} s. Report: {folder / 'report.json'}",
+        "✓ converged:" if passed else "✗ NOT converged:",
+        "bold green" if passed else "bold red",
     )
     if not passed:
-        console.print(f"The workers' log: {folder / 'workers.log'}; run again with --keep to look into it.")
+        line(f"The workers' log: {folder / 'workers.log'}; run again with --keep to look into it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,11 +31,11 @@ class Motion:
 
 
 class Rest:
-    """Look at one installation; ``erp`` is the database whose queue table must be empty too."""
+    """Look at one installation. Sinks keep their offsets in their own databases; the ERP's queue table must be empty too."""
 
-    def __init__(self, observer: Observer, erp: str) -> None:
+    def __init__(self, observer: Observer, dsns: dict[str, str]) -> None:
         self._observer = observer
-        self._erp = erp
+        self._dsns = dsns
 
     def look(self, unread: tuple[str, ...] = EVERYTHING) -> Motion:
         """Return what moves now; ``unread`` are the kinds of topics that must have been read. Raises Retry."""
@@ -117,6 +118,14 @@ class Rest:
             for part in answer[group].result().topic_partitions or ():
                 key = (part.topic, part.partition)
                 out[key] = max(out.get(key, 0), part.offset)
+        for dsn in self._dsns.values():
+            with (
+                contextlib.suppress(psycopg.errors.UndefinedTable),
+                psycopg.connect(dsn, connect_timeout=5) as connection,
+            ):
+                rows = connection.execute("select topic, partition, next_offset from tidelock.offsets").fetchall()
+                for topic, number, offset in rows:
+                    out[topic, number] = max(out.get((topic, number), 0), offset)
         return out
 
     def _really(self, behind: dict[tuple[str, int], int]) -> dict[str, int]:
@@ -142,7 +151,7 @@ class Rest:
 
     def _queue(self) -> int:
         try:
-            with psycopg.connect(self._erp, connect_timeout=5) as connection:
+            with psycopg.connect(self._dsns["erp"], connect_timeout=5) as connection:
                 row = connection.execute(
                     "select count(*) from tidelock.queue where status in ('new', 'in-progress', 'error')"
                 ).fetchone()

@@ -79,7 +79,7 @@ class Demo:
         """Run it to the verdict. Raises Fatal or Retry if it does not get that far."""
         view, options = self._view, self._options
         observer, dsns, workers = self._start()
-        rest = Rest(observer, dsns["erp"])
+        rest = Rest(observer, dsns)
         self._seeded(rest, dsns, workers)
         self._rest(rest, workers, SEED_TIMEOUT_S, lambda: 0.0, unread=LINKING)
         view.say("all records are linked; creating what a system lacks")
@@ -94,7 +94,6 @@ class Demo:
         self._cleanup.callback(office.close)
         stock = _stock(observer)
         for number in range(options.rounds):
-            view.say(f"people work in all systems, round {number + 1} of {options.rounds}: ")
             story = office.round(number, options.rounds - 1)
             view.edits = Counter(e.system for e in office.diary.edits)
             view.say(f"people work in all systems, round {number + 1} of {options.rounds}: {story}")
