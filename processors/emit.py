@@ -107,21 +107,21 @@ class Emitter:
             copy = record.copies.get(d.place)
             if copy is None:
                 if not record.deleted and d.place not in record.creating:
-                    self._create(record, d, out, due == d.place)
+                    self._create(record, cid, d, out, due == d.place)
             elif copy.flight is None:
                 if record.deleted:
                     self._delete(record, cid, d, copy, out)
                 else:
-                    self._update(record, d, copy, touched, out, due == d.place)
+                    self._update(record, cid, d, copy, touched, out, due == d.place)
 
     # ------------------------------------------------------------------------------------------------ updates
 
     def _update(
-        self, record: Record, d: Destination, copy: Copy, touched: set[int] | None, out: Effects, due: bool
+        self, record: Record, cid: str, d: Destination, copy: Copy, touched: set[int] | None, out: Effects, due: bool
     ) -> None:
         flows = d.holding(record)
         if not flows:
-            self._exit(record, d, copy, out)
+            self._exit(record, cid, d, copy, out)
             return
         columns: dict[int, bytes] = {}
         bases: dict[int, bytes] = {}
@@ -170,7 +170,7 @@ class Emitter:
         if delay_s > 0 and not due:
             self._later(record, d.place, delay_s, out)
             return
-        self._send(record, d, copy, UPDATE_OP, columns, bases, told, cause, out)
+        self._send(record, cid, d, copy, UPDATE_OP, columns, bases, told, cause, out)
 
     def _wanted(self, record: Record, d: Destination, flows: tuple[FlowPlan, ...], b: BindingPlan) -> Provenance | None:
         """Return whose value a binding would carry to a place; None if it has nothing that flows there."""
@@ -275,6 +275,7 @@ class Emitter:
     def _send(
         self,
         record: Record,
+        cid: str,
         d: Destination,
         copy: Copy,
         op: int,
@@ -285,8 +286,16 @@ class Emitter:
         out: Effects,
     ) -> None:
         version = record.versions[d.place] = record.versions.get(d.place, 0) + 1
-        copy.flight = Flight(version, op, record.version, columns, told)
-        out.sends.append(Send(d.place, copy.flight, copy.native_key, bases, cause))
+        flight = Flight(version, op, record.version, columns, told)
+        out.sends.append(Send(d.place, flight, copy.native_key, bases, cause))
+        if not d.system.direct:
+            copy.flight = flight
+        elif op == DELETE_OP:
+            del record.copies[d.place]
+        else:
+            for c, raw in columns.items():
+                copy.columns[c] = raw
+            copy.native_key = d.system.native_key(cid, record.values) or copy.native_key
 
     def _later(self, record: Record, place: str, delay_s: float, out: Effects) -> None:
         if place not in record.timers:
@@ -295,11 +304,11 @@ class Emitter:
 
     # ------------------------------------------------------------------------------------------------ creates and deletes
 
-    def _create(self, record: Record, d: Destination, out: Effects, due: bool) -> None:
+    def _create(self, record: Record, cid: str, d: Destination, out: Effects, due: bool) -> None:
         if d.place in record.departed or not record.known:
             return
         if d.straight is not None and len(record.sources) == 1 and not record.parked and not record.manual:
-            self._create_straight(record, d, d.straight, out)
+            self._create_straight(record, cid, d, d.straight, out)
             return
         flows = tuple(f for f in d.holding(record) if f.create)
         if not flows:
@@ -335,10 +344,10 @@ class Emitter:
         if delay_s > 0 and not due:
             self._later(record, d.place, delay_s, out)
             return
-        self._send_create(record, d, columns, told, newest, out)
+        self._send_create(record, cid, d, columns, told, newest, out)
 
     def _create_straight(
-        self, record: Record, d: Destination, pairs: tuple[tuple[int, int], ...], out: Effects
+        self, record: Record, cid: str, d: Destination, pairs: tuple[tuple[int, int], ...], out: Effects
     ) -> None:
         """Do what `_create` does where columns are fields and every value came from one change: the usual first sight of a record."""
         cause = record.sources[0]
@@ -347,20 +356,27 @@ class Emitter:
         keep_nulls = not d.system.captured
         values, by = record.values, record.by
         columns = {c: v for c, f in pairs if by[f] and ((v := values[f]) != NULL or keep_nulls)}
-        self._send_create(record, d, columns, {}, cause, out)
+        self._send_create(record, cid, d, columns, {}, cause, out)
 
     def _send_create(
         self,
         record: Record,
+        cid: str,
         d: Destination,
         columns: dict[int, bytes],
         told: dict[int, tuple[bytes, ...]],
         cause: Provenance,
         out: Effects,
     ) -> None:
+        system = d.system
         version = record.versions[d.place] = record.versions.get(d.place, 0) + 1
-        flight = record.creating[d.place] = Flight(version, CREATE_OP, record.version, columns, told)
-        ask = d.system.captured and d.place not in record.granted
+        flight = Flight(version, CREATE_OP, record.version, columns, told)
+        if system.direct and (key := system.native_key(cid, record.values)) is not None:
+            record.copies[d.place] = Copy(key, [columns.get(c, b"") for c in range(len(system.columns))])
+            out.sends.append(Send(d.place, flight, None, {}, cause))
+            return
+        record.creating[d.place] = flight
+        ask = system.captured and d.place not in record.granted
         if d.place in record.granted:
             record.granted.remove(d.place)
         out.sends.append(Send(d.place, flight, None, {}, cause, ask))
@@ -372,28 +388,28 @@ class Emitter:
         if mode is Deletes.UNLINK:
             self._unlink(record, cid, d.place, copy, out)
         elif mode is Deletes.DISABLE:
-            self._disable(record, d, copy, out)
+            self._disable(record, cid, d, copy, out)
         else:
-            self._send(record, d, copy, DELETE_OP, {}, {}, {}, _newest(record, d.place), out)
+            self._send(record, cid, d, copy, DELETE_OP, {}, {}, {}, _newest(record, d.place), out)
 
     def _unlink(self, record: Record, cid: str, place: str, copy: Copy, out: Effects) -> None:
         del record.copies[place]
         system, _, tenant = place.partition("/")
         out.identify.append(Entry("left", cid, system, tenant, copy.native_key, copy.position))
 
-    def _disable(self, record: Record, d: Destination, copy: Copy, out: Effects) -> None:
+    def _disable(self, record: Record, cid: str, d: Destination, copy: Copy, out: Effects) -> None:
         columns = {c: raw for c, raw in d.system.disable if copy.believed(c) != raw}
         if columns:
             bases = {c: copy.believed(c) or NULL for c in columns}
-            self._send(record, d, copy, UPDATE_OP, columns, bases, {}, _newest(record, d.place), out)
+            self._send(record, cid, d, copy, UPDATE_OP, columns, bases, {}, _newest(record, d.place), out)
 
-    def _exit(self, record: Record, d: Destination, copy: Copy, out: Effects) -> None:
+    def _exit(self, record: Record, cid: str, d: Destination, copy: Copy, out: Effects) -> None:
         """The record does not meet any flow's condition (any more)."""
         match d.flows[0].on_exit:
             case "disable":
-                self._disable(record, d, copy, out)
+                self._disable(record, cid, d, copy, out)
             case "delete" if DELETE_BINDING not in copy.parked:
-                self._send(record, d, copy, DELETE_OP, {}, {}, {}, _newest(record, d.place), out)
+                self._send(record, cid, d, copy, DELETE_OP, {}, {}, {}, _newest(record, d.place), out)
             case _:
                 pass
 

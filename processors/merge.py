@@ -14,7 +14,19 @@ from processors.emit import retry_delay_s
 from processors.plan import BindingPlan, SystemPlan
 from processors.record import Copy, Flight, Parked, Provenance, Record
 from tidelock.change import ZERO_POSITION
-from tidelock.envelopes import APPLIED, DELETE_OP, MISSING, REJECTED, STALE, TAKEN, Entry, Receipt, Receipts, Write
+from tidelock.envelopes import (
+    APPLIED,
+    DELETE_OP,
+    MISSING,
+    REJECTED,
+    STALE,
+    TAKEN,
+    UPDATE_OP,
+    Entry,
+    Receipt,
+    Receipts,
+    Write,
+)
 from tidelock.errors import Reject
 
 # What may pass by itself: such a write is tried again after a while; anything else waits for another value or for a person.
@@ -26,6 +38,9 @@ class Merge(Changes):
 
     def on_receipt(self, record: Record, cid: str, place: str, receipt: Receipt, out: Effects) -> None:
         """Take what became of a write; one that is not under way (any more) is a re-delivery and changes nothing."""
+        if self.plan.systems[place.partition("/")[0]].direct:
+            self._on_direct(record, cid, place, receipt, out)
+            return
         create = record.creating.get(place)
         if create is not None and create.version == receipt.version and place not in record.copies:
             self._on_created(record, cid, place, create, receipt, out)
@@ -48,6 +63,24 @@ class Merge(Changes):
         if quiet and not copy.rare and flight.golden_version == record.version:
             return  # nothing came between: golden is what was written
         self._release_held(record, cid, place, system, copy, receipt, out)
+        self._finish(record, cid, None, out)
+
+    def _on_direct(self, record: Record, cid: str, place: str, receipt: Receipt, out: Effects) -> None:
+        """Take the fate of a write to a place that is told, not asked: only one that failed changes anything."""
+        copy = record.copies.get(place)
+        if receipt.outcome in (APPLIED, STALE) or copy is None:
+            return
+        system = self.plan.systems[place.partition("/")[0]]
+        if receipt.outcome == MISSING or receipt.native_key is None:  # somebody removed the row, or it never came to be
+            del record.copies[place]
+            if receipt.outcome != MISSING:
+                self._park_create(record, place, receipt.kind or "rejected", out)
+        else:
+            touched = {c for c, name in enumerate(system.columns) if not receipt.refused or name in receipt.refused}
+            flight = Flight(receipt.version, UPDATE_OP, record.version, {c: copy.columns[c] for c in touched})
+            for c in touched:
+                copy.columns[c] = b""  # what stands there is not known any more
+            self._park(record, cid, place, system, copy, flight, receipt, out)
         self._finish(record, cid, None, out)
 
     def _land(self, system: SystemPlan, copy: Copy, flight: Flight, receipt: Receipt) -> None:

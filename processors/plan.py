@@ -8,11 +8,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from tidelock.avro import NULL, FieldType
+from tidelock.avro import NULL, FieldType, decode_slice
 from tidelock.change import Column
 from tidelock.config import EntitySpec, FieldSpec, Policy, TableSpec
 from tidelock.errors import Reject
+from tidelock.nativekey import native_key
 
 Slices = tuple[bytes, ...]
 Read = Callable[[Sequence[bytes]], Slices]
@@ -150,6 +152,32 @@ class SystemPlan:
     write_types: tuple[FieldType, ...]
     disable: tuple[tuple[int, bytes], ...] = ()
     _readers: dict[tuple[Column, ...], RowReader] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def direct(self) -> bool:
+        """Tell whether nobody but us writes here and we name the rows, so that what we write is what stands there.
+
+        Such a place is told, not asked: its copy is what was last sent, and only a write that failed needs a word.
+        """
+        return not self.captured and (self.table.key_from == "canonical_id" or self._key_binding is not None)
+
+    @cached_property
+    def _key_binding(self) -> BindingPlan | None:
+        if len(self.table.key) != 1 or self.table.key[0] not in self.columns:
+            return None
+        c = self.columns.index(self.table.key[0])
+        return next(
+            (b for b in self.bindings if b.writes and b.columns == (c,) and self.table.key_from != "generated"), None
+        )
+
+    def native_key(self, cid: str, values: Sequence[bytes]) -> str | None:
+        """Return the key that a record has in a direct place; None if its field is empty."""
+        b = self._key_binding
+        if b is None or self.table.key_from == "canonical_id":
+            return cid
+        raw = b.write([values[f] for f in b.fields])[0]
+        value = decode_slice(b.write_types[0], raw)
+        return None if value is None else native_key([str(value)])
 
     @property
     def external_id(self) -> str | None:

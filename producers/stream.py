@@ -31,6 +31,7 @@ from tidelock.envelopes import Entry, Receipts
 from tidelock.errors import Reject
 
 RECEIPTS = "tidelock.receipts"
+CREATED = "identity:"  # before the entity of a pack in the log: the fate of a create, for identify
 WATERMARK = "tidelock.watermark"
 ORIGIN_PREFIX = "tidelock_"
 _MULTIPLIER = 0x9E3779B97F4A7C15F39CC0605CEDC835  # of `tidelock.change.event_id`; a test holds the two together

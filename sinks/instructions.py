@@ -7,8 +7,9 @@ encoded generic values themselves (first byte: the branch). The rest of the obje
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-from tidelock.avro import decode_bytes, decode_long, encode_string
+from tidelock.avro import NULL, decode_bytes, decode_long, encode_string
 from tidelock.envelopes import DELETE_OP, UPDATE_OP, WRITE_OPS, Write
 
 _UPDATE, _DELETE = WRITE_OPS[UPDATE_OP], WRITE_OPS[DELETE_OP]
@@ -39,19 +40,32 @@ def decode_write(data: bytes, at: int = 5) -> Write:
     else:
         raw, at = decode_bytes(data, at + 1)
         actor = raw.decode()
-    rule, at = _name(data, at)
-    system, at = _name(data, at)
-    tenant, at = _name(data, at)
-    entity, at = _name(data, at)
+    head, texts = _last_head
+    if head and data.startswith(head, at):  # rule, system, tenant and entity: nearly always those of the write before
+        rule, system, tenant, entity = texts
+        at += len(head)
+    else:
+        start = at
+        rule, at = _name(data, at)
+        system, at = _name(data, at)
+        tenant, at = _name(data, at)
+        entity, at = _name(data, at)
+        _last_head[:] = [data[start:at], (rule, system, tenant, entity)]
     columns: dict[str, tuple[bytes, bytes]] = {}
+    names = _names
     while True:
-        count, at = decode_long(data, at)
+        count = data[at]
+        at += 1
         if count == 0:
             break
-        if count < 0:
-            count = -count
-            _, at = decode_long(data, at)
-        for _ in range(count):
+        if count > 0x7F or count & 1:
+            count, at = decode_long(data, at - 1)
+            if count < 0:
+                count = -count << 1
+                _, at = decode_long(data, at)
+            else:
+                count <<= 1
+        for _ in range(count >> 1):
             n = data[at]
             if n < 0x80:
                 at += 1
@@ -59,17 +73,28 @@ def decode_write(data: bytes, at: int = 5) -> Write:
                 raw = data[at:end]
             else:
                 raw, end = decode_bytes(data, at)
-            name = _names.get(raw)
+            name = names.get(raw)
             if name is None:
                 name = _remember(raw)
-            middle = _end(data, end)
-            at = middle + 1 if data[middle] == 0 else _end(data, middle)
-            columns[name] = (data[end:middle], data[middle:at])
+            # Short texts and null, by far the most, are cut right here.
+            if data[end] == 2 and data[end + 1] < 0x80:
+                middle = end + 2 + (data[end + 1] >> 1)
+            else:
+                middle = _end(data, end)
+            if data[middle] == 0:
+                at = middle + 1
+                columns[name] = (data[end:middle], NULL)
+            else:
+                at = _end(data, middle)
+                columns[name] = (data[end:middle], data[middle:at])
     if at > len(data) or len(event) != 16:
         raise ValueError("the write ends before its content")
     return Write(
         canonical_id, version, op, native_key, source, source_time, event, actor, rule, system, tenant, entity, columns
     )
+
+
+_last_head: list[Any] = [b"", ()]
 
 
 def _end(data: bytes, at: int) -> int:

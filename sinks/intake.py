@@ -6,7 +6,7 @@ and calls `start`. Every change of position is one `assign` with explicit offset
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicCollection, TopicPartition
 
@@ -27,30 +27,37 @@ class Intake:
         )
         self._batches = Batches(self._consumer, most=most)
         self._ids: dict[str, str] = {}
-        self._owned: set[Scope] = set()
+        self.owned: set[Scope] = set()  # given by the group
+        self._moves = 0
         self.gained: set[Scope] = set()  # given by the group, not started
         self.next: dict[Scope, int] = {}  # started: the offset of the next message to be taken
         self._consumer.subscribe(topics, on_assign=self._given, on_revoke=self._taken, on_lost=self._taken)
 
     def _given(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._owned = {(p.topic, p.partition) for p in partitions}
-        self.gained = set(self._owned)
+        self.owned = {(p.topic, p.partition) for p in partitions}
+        self.gained = set(self.owned)
         self.next.clear()
+        self._moves += 1
         consumer.assign([])
 
     def _taken(self, consumer: Consumer, _partitions: list[TopicPartition]) -> None:
-        self._owned.clear()
+        self.owned.clear()
         self.gained.clear()
         self.next.clear()
+        self._moves += 1
         consumer.unassign()
 
     def read(self, wait_s: float) -> list[Message]:
-        """Return messages of started partitions, waiting up to ``wait_s`` for the first. Raises Retry or Fatal."""
+        """Return messages of started partitions, waiting up to ``wait_s`` for the first. Raises Retry or Fatal.
+
+        What was read before a move within the same call is dropped: it may be somebody else's now.
+        """
+        moves = self._moves
         try:
             messages = self._batches.next(wait_s)
         except KafkaException as error:
             raise translate(error, "reading") from error
-        return [m for m in messages if (m.topic(), m.partition()) in self.next]
+        return messages if moves == self._moves else []
 
     def topic_ids(self) -> dict[Scope, str]:
         """Return the ids of the topics of gained partitions: a topic made anew has another one. Raises Retry or Fatal."""
@@ -84,7 +91,7 @@ class Intake:
     def stop(self) -> None:
         """Read nothing until partitions are started again; they stay this worker's."""
         self.next.clear()
-        self.gained = set(self._owned)
+        self.gained = set(self.owned)
         self._consumer.assign([])
 
     def commit(self, ends: Mapping[Scope, int]) -> None:
@@ -106,8 +113,3 @@ class Intake:
 
     def _assign(self) -> None:
         self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in self.next.items()])
-
-
-def ends_of(messages: Iterable[Message]) -> dict[Scope, int]:
-    """Return, per partition, the offset behind the last of these messages."""
-    return {(m.topic(), m.partition()): m.offset() + 1 for m in messages}

@@ -12,6 +12,7 @@ from tidelock.envelopes import APPLIED, Receipt, Write
 
 MOST_BYTES = 400_000  # of one pack: Kafka's default limit of a message is about a million
 
+_PLAIN_TAIL = bytes(5)
 _HEAD = struct.Struct(">qBIHI")
 
 
@@ -25,6 +26,11 @@ class Fate:
     kind: str = ""
     message: str = ""
     field: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether it landed exactly as it was written (no position, nothing refused, no values, no words)."""
+        return self.outcome == APPLIED and self.receipt.endswith(_PLAIN_TAIL)
 
     @classmethod
     def of(cls, receipt: Receipt) -> Fate:
@@ -40,9 +46,32 @@ def plain_receipt(write: Write) -> Receipt:
     return Receipt(write.canonical_id, write.version, APPLIED, write.native_key or write.canonical_id)
 
 
-def receipts_bodies(system: str, tenant: str, entity: str, at: int, items: Sequence[bytes]) -> list[bytes]:
+def is_plain(write: Write, receipt: Receipt) -> bool:
+    """Tell whether a receipt is what `plain_receipt` makes."""
+    return (
+        receipt.outcome == APPLIED
+        and receipt.version == write.version
+        and receipt.native_key == (write.native_key or write.canonical_id)
+        and receipt.position is None
+        and not receipt.refused
+        and not receipt.values
+        and receipt.kind is None
+        and receipt.message is None
+    )
+
+
+def receipts_bodies(
+    system: str, tenant: str, entity: str, at: int, items: Sequence[bytes], *, plain: bool = False
+) -> list[bytes]:
     """Pack encoded receipts into Avro bodies (schemas/receipts.avsc) without a position of their own."""
-    head = ZERO_POSITION + encode_string(system) + encode_string(tenant) + encode_string(entity) + encode_long(at)
+    head = (
+        ZERO_POSITION
+        + (b"\x01" if plain else b"\x00")
+        + encode_string(system)
+        + encode_string(tenant)
+        + encode_string(entity)
+        + encode_long(at)
+    )
     return [head + encode_long(len(part)) + b"".join(part) + b"\x00" for part in _parts(items)]
 
 

@@ -5,6 +5,7 @@ A column bound to a field with ``references`` may arrive as ``system:native_key`
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from sinks.base import Outcome, Sink
@@ -75,8 +76,10 @@ class Referencing(Wrapper):
             outcomes.append(None)
             asked.append(here)
             if here:
-                w.columns.update({n: (here.get(n, v), b) for n, (v, b) in w.columns.items() if n in here})
-            ready.append(w)
+                columns_here = {n: (here.get(n, v), b) for n, (v, b) in w.columns.items()}
+                ready.append(dataclasses.replace(w, columns=columns_here))
+            else:
+                ready.append(w)
         done = iter(zip(asked, self.inner.write(ready), strict=True) if ready else ())
         out: list[Outcome] = []
         for known in outcomes:

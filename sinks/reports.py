@@ -50,8 +50,11 @@ class Reports:
         t, produce = self._context.topics, self._produce
         if receipts:
             creates, packs = self._sorted(items)
+            plain = not self._captured and all(
+                i.write is not None and i.fate is not None and i.fate.plain for i in items
+            )
             for (entity, partition), encoded in packs.items():
-                for body in receipts_bodies(self._system, self._tenant, entity, now, encoded):
+                for body in receipts_bodies(self._system, self._tenant, entity, now, encoded, plain=plain):
                     produce(t.journal(entity), None, self._receipts + body, partition)
             for item, fate in creates:
                 produce(t.identity(item.entity), None, self._created(item, fate, now), 0)

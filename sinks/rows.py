@@ -21,7 +21,7 @@ from tidelock.config import TableSpec
 from tidelock.envelopes import APPLIED, MISSING, REJECTED, TAKEN, Receipt, Write
 from tidelock.errors import Fatal, Reject
 from tidelock.nativekey import native_key, split_native_key
-from tidelock.pgtypes import TYPES, array, from_text, to_text
+from tidelock.pgtypes import TYPES, array, from_text, to_text, to_texts
 
 MOST_SHAPES = (
     8  # more sets of columns than this in a batch are written by one statement that says per row which are meant
@@ -380,12 +380,12 @@ class Rows:
     ) -> psycopg.Cursor[Any]:
         texts: list[list[bytes | None]] = self._keys(part) if keyed else []
         for name in shape.names:
-            oid = self._oids[name]
-            texts.append([to_text(v.get(name, NULL), oid) for _, _, v in part])
+            column = [v.get(name, NULL) for _, _, v in part] if shape.flags else [v[name] for _, _, v in part]
+            texts.append(to_texts(column, self._oids[name]))
         if based:
             for name in shape.names:
-                oid = self._oids[name]
-                texts.append([to_text(w.columns[name][1] if name in w.columns else NULL, oid) for _, w, _ in part])
+                column = [w.columns[name][1] if name in w.columns else NULL for _, w, _ in part]
+                texts.append(to_texts(column, self._oids[name]))
         if shape.flags:
             texts += [[b"t" if name in v else b"f" for _, _, v in part] for name in shape.names]
         return self._execute(query, texts)

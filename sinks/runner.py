@@ -23,15 +23,15 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from sinks.base import Done, Kept, Scope, Sink, Transactional
-from sinks.intake import Intake, ends_of
-from sinks.packs import Fate, decode_memo, encode_memo, plain_receipt
-from sinks.plan import Item, Planner
+from sinks.intake import Intake
+from sinks.packs import Fate, decode_memo, encode_memo, is_plain, plain_receipt
+from sinks.plan import Item, Planner, Wave
 from sinks.references import Referencing, parents_first, reference_columns
 from sinks.reports import Reports
 from sinks.wrappers import Bisecting, Breaker, Measured, Retrying
 from tidelock import faults
 from tidelock.context import Context
-from tidelock.envelopes import STALE, Receipt
+from tidelock.envelopes import STALE, Receipt, Write
 from tidelock.errors import Fatal, Retry
 from tidelock.kafka import flush, translate
 from tidelock.links import LinkView
@@ -205,7 +205,7 @@ class SinkWorker:
         waves = self._planner.waves(items)
         if self._store is not None:
             store = self._store
-            self._retrying.run(lambda: self._unit(store, items, waves, messages))
+            self._retrying.run(lambda: self._unit(store, items, waves))
         else:
             for wave in waves:
                 self._retrying.run(lambda wave=wave: self._write(wave))  # type: ignore[misc]
@@ -215,16 +215,14 @@ class SinkWorker:
         self._say(items, receipts=not self._in_log)
         if faults.ENABLED:
             faults.point("sink.produced")
-        ends = ends_of(messages)
+        ends = {item.scope: item.offset + 1 for item in items}
         self._said.update(ends)
         self._intake.next.update(ends)
         if self._store is None:
             self._settle()
         self._sample(items)
 
-    def _unit(
-        self, store: Transactional, items: list[Item], waves: list[list[list[Item]]], messages: Sequence[Message]
-    ) -> None:
+    def _unit(self, store: Transactional, items: list[Item], waves: list[Wave]) -> None:
         """Write everything in one transaction, with what is needed to answer for it later."""
         try:
             for wave in waves:
@@ -240,20 +238,22 @@ class SinkWorker:
                 since.setdefault(item.scope, item.offset)
                 if item.fate is not None and not item.plain:
                     memos.setdefault(item.scope, []).append((item.offset, item.fate))
-            kept = {s: Kept(end, since[s], encode_memo(memos.get(s, ()))) for s, end in ends_of(messages).items()}
+            kept = {
+                s: Kept(end, since[s], encode_memo(memos.get(s, ())))
+                for s, end in {i.scope: i.offset + 1 for i in items}.items()
+            }
             store.commit(Done(kept, self._reports.for_log(items) if store.receipts_in_log else b""))
         except BaseException:
             store.abort()
             raise
 
-    def _write(self, wave: list[list[Item]]) -> None:
+    def _write(self, wave: Wave) -> None:
         """Write groups of one entity each; a record stands at most once in a wave."""
         for group in wave:
             folded = [item for item in group if item.folded is not None]
-            outcomes = self._writer.write([cast("Any", item.folded) for item in folded])
+            outcomes = self._writer.write([cast("Write", item.folded) for item in folded])
             for item, outcome in zip(folded, outcomes, strict=True):
-                plain = plain_receipt(cast("Any", item.write))
-                item.plain = outcome == plain
+                item.plain = is_plain(cast("Write", item.write), outcome)
                 item.fate = Fate.of(outcome)
                 for earlier in item.instead_of:
                     assert earlier.write is not None
@@ -273,7 +273,7 @@ class SinkWorker:
         flush(self._producer)
         self._check()
         said, self._said = self._said, {}
-        self._intake.commit({s: o for s, o in said.items() if s in self._intake.next})
+        self._intake.commit({s: o for s, o in said.items() if s in self._intake.owned})
         if faults.ENABLED:
             faults.point("sink.told")
 

@@ -232,12 +232,14 @@ class Receipts:
     at: int
     items: list[Receipt]
     position: bytes = ZERO_POSITION
+    plain: bool = False
 
     def encode(self) -> bytes:
         """Return the Avro body; its first 16 bytes are the position."""
         return b"".join(
             (
                 self.position,
+                b"\x01" if self.plain else b"\x00",
                 encode_string(self.system),
                 encode_string(self.tenant),
                 encode_string(self.entity),
@@ -251,7 +253,8 @@ class Receipts:
     def decode(cls, data: bytes, at: int = 5) -> Receipts:
         """Read a body that starts at ``at``; every item has its own position or the pack's; ``values`` come back as slices."""
         pos = data[at : at + 16]
-        system, at = decode_string(data, at + 16)
+        plain = data[at + 16] == 1
+        system, at = decode_string(data, at + 17)
         tenant, at = decode_string(data, at)
         entity, at = decode_string(data, at)
         when, at = decode_long(data, at)
@@ -266,7 +269,12 @@ class Receipts:
             for _ in range(count):
                 item, at = _read_receipt(data, at, pos)
                 items.append(item)
-        return cls(system, tenant, entity, when, items, pos)
+        return cls(system, tenant, entity, when, items, pos, plain)
+
+
+def plain_system(data: bytes, at: int = 5) -> str | None:
+    """Return the system of a pack of receipts that says it is plain, without reading its items; None for any other."""
+    return decode_string(data, at + 17)[0] if data[at + 16] == 1 else None
 
 
 def _read_receipt(data: bytes, at: int, pos: bytes) -> tuple[Receipt, int]:

@@ -113,7 +113,11 @@ def _open(folder: Path) -> Rdict:
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         return _rdict(folder)
-    except Exception:  # noqa: BLE001 - rocksdict raises bare Exception; whatever is wrong with it, Kafka has it all
+    except Exception as error:
+        if "lock" in str(error).lower():
+            raise Retry(
+                f"{folder} is in use: {error}", hint="end the other worker of this name; it goes on by itself then"
+            ) from error
         shutil.rmtree(folder, ignore_errors=True)
         return _rdict(folder)
 

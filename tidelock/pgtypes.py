@@ -10,7 +10,6 @@ import datetime as dt
 import struct
 
 from tidelock.avro import (
-    EPOCH,
     EPOCH_DAY,
     NULL,
     VALUE_TAGS,
@@ -93,21 +92,61 @@ def to_text(value: bytes, oid: int) -> bytes | None:
     return b"\\x" + raw.hex().encode()
 
 
+def to_texts(values: list[bytes], oid: int) -> list[bytes | None]:
+    """Spell many values of one column, as `to_text` does."""
+    out: list[bytes | None] = []
+    add = out.append
+    times = oid in _TIMES
+    for value in values:
+        tag = value[0]
+        if tag == _STRING and value[1] < 0x80:
+            add(value[2:])
+        elif tag == 0:
+            add(None)
+        elif tag == _LONG and not times:
+            n = value[1]
+            add(_INTEGERS[n] if n < 0x80 else b"%d" % decode_long(value, 1)[0])
+        else:
+            add(to_text(value, oid))
+    return out
+
+
+_INTEGERS = [b"%d" % ((n >> 1) ^ -(n & 1)) for n in range(0x80)]
+
 _TIMES = frozenset({_DATE, _LOCAL, _ZONED})
 
 
 def _time(n: int, oid: int) -> bytes:
-    try:
-        if oid == _DATE:
-            return dt.date.fromordinal(n + EPOCH_DAY).isoformat().encode()
-        text = str(EPOCH + dt.timedelta(microseconds=n))
-    except (ValueError, OverflowError) as error:
-        raise Reject(
-            f"the date or time {n} lies outside the years 1 to 9999",
-            kind="date_out_of_range",
-            hint="correct the value in the system it comes from",
-        ) from error
-    return text.encode() if oid == _ZONED else text[:-6].encode()
+    """Spell a date, or a time as PostgreSQL itself does: no zeros at the end of the fraction."""
+    if oid == _DATE:
+        return _day(n, n)
+    days, rest = divmod(n, _DAY_MICROS)
+    seconds, fraction = divmod(rest, 1_000_000)
+    minutes, second = divmod(seconds, 60)
+    text = b"%b %02d:%02d:%02d" % (_day(days, n), *divmod(minutes, 60), second)
+    if fraction:
+        text += (b".%06d" % fraction).rstrip(b"0")
+    return text + b"+00" if oid == _ZONED else text
+
+
+_DAY_MICROS = 86_400_000_000
+_days: dict[int, bytes] = {}
+
+
+def _day(days: int, n: int) -> bytes:
+    known = _days.get(days)
+    if known is None:
+        if len(_days) > 50_000:
+            _days.clear()
+        try:
+            known = _days[days] = dt.date.fromordinal(days + EPOCH_DAY).isoformat().encode()
+        except (ValueError, OverflowError) as error:
+            raise Reject(
+                f"the date or time {n} lies outside the years 1 to 9999",
+                kind="date_out_of_range",
+                hint="correct the value in the system it comes from",
+            ) from error
+    return known
 
 
 def from_text(text: bytes | None, oid: int) -> bytes:

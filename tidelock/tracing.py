@@ -30,9 +30,10 @@ def trace_id(event: bytes) -> str:
     return event.hex()
 
 
-def moment(micros: int) -> str:
-    """Spell a time given in microseconds since 1970 as ISO 8601 in UTC."""
-    return dt.datetime.fromtimestamp(micros / 1e6, dt.UTC).isoformat(timespec="milliseconds")
+def moment(at: int | dt.datetime) -> str:
+    """Spell a time (microseconds since 1970, or a datetime) as ISO 8601 in UTC."""
+    known = at if isinstance(at, dt.datetime) else dt.datetime.fromtimestamp(at / 1e6, dt.UTC)
+    return known.isoformat(timespec="milliseconds")
 
 
 def _span_id(event: bytes, step: str) -> int:

@@ -1,16 +1,18 @@
 """A whole installation in memory: the real router, identify and merge stages on lists instead of Kafka, between simulated systems.
 
-Every move (a user's edit, a capture, a poll, one message through one stage, one write, a restart, a re-delivery) is one step, so that a
-test can choose any interleaving. Systems differ as real ones do: logs or polling, unique values or not, our id in a column or not,
-values reformatted when they are stored.
+Every move (a user's edit, a capture, a poll, one message through one stage, one write, its receipt, a restart, a re-delivery) is one
+step, so that a test can choose any interleaving. Systems differ as real ones do: logs or polling, unique values or not, our id in a
+column or not, values reformatted when they are stored, a clock that is wrong, columns of their own.
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from processors.identify import IdentifyStage
@@ -18,11 +20,11 @@ from processors.mapping import compile_plans
 from processors.merge_stage import MergeStage
 from processors.router import Router, sources
 from tidelock.avro import NULL, FieldType, decode_slice, encode_slice, to_value
-from tidelock.change import CREATE, DELETE, OURS, UPDATE, Column, event_id, key_digest, position
+from tidelock.change import CREATE, DELETE, OURS, SNAPSHOT, UPDATE, ChangeWriter, Column, event_id, key_digest, position
 from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.context import Context
-from tidelock.envelopes import APPLIED, MISSING, TAKEN, Entry, Receipt, Receipts, Write
+from tidelock.envelopes import APPLIED, MISSING, REJECTED, TAKEN, Entry, Receipt, Receipts, Write
 from tidelock.errors import Reject
 from tidelock.kafka import murmur2_partition
 
@@ -36,7 +38,6 @@ COLUMNS = (
     Column("hub_id", FieldType.STRING, "text"),
 )
 FIELDS = ("email", "name", "city", "points")
-KINDS = {c.name: c.type for c in COLUMNS}
 
 
 class Message:
@@ -134,38 +135,77 @@ class Row:
 
 
 @dataclass
+class Seen:
+    """What a capture will tell of one record: its state at a version, or that it is gone."""
+
+    key: str
+    version: int
+    values: dict[str, Any] | None
+    ours: bool = False
+    op: int | None = None
+    absent: tuple[str, ...] = ()
+
+
+@dataclass
 class System:
     """One simulated system of record with a capture and a sink."""
 
     name: str
-    log: bool
-    unique: bool
-    external_id: bool
-    reformat: bool
+    log: bool = True
+    unique: bool = False
+    external_id: bool = False
+    reformat: bool = False
+    captured_at_all: bool = True
+    columns: tuple[Column, ...] = COLUMNS
+    skew: int = 0  # microseconds by which its clock is ahead
+    actor: str | None = None
+    refuse: Callable[[Write, dict[str, Any]], str | None] | None = None  # a constraint: returns the kind of its error
     rows: dict[str, Row] = field(default_factory=dict)
     clock: int = 0
     made: int = 0
     dirty: set[str] = field(default_factory=set)
-    captured: list[tuple[str, int, dict[str, Any] | None, bool]] = field(default_factory=list)
+    captured: list[Seen] = field(default_factory=list)
+    receipts: list[tuple[int, Write, Receipt]] = field(default_factory=list)  # written, not yet told
+    told: list[tuple[int, Write, Receipt]] = field(default_factory=list)
     wrote: int = 0
 
+    @property
+    def kinds(self) -> dict[str, FieldType]:
+        """Return the type of every column."""
+        return {c.name: c.type for c in self.columns}
+
     def stored(self, column: str, value: Any) -> Any:
+        """Return how this system spells a value it is given."""
         return value.upper() if self.reformat and isinstance(value, str) and column in ("name", "city") else value
 
     def _note(self, key: str, ours: bool) -> None:
         row = self.rows[key]
+        if not self.captured_at_all:
+            return
         if self.log:
-            self.captured.append((key, row.version, dict(row.values) if row.alive else None, ours))
+            self.captured.append(Seen(key, row.version, dict(row.values) if row.alive else None, ours))
         else:
             self.dirty.add(key)
 
     def poll(self) -> None:
+        """Read what has changed since the last poll: the latest state only."""
         for key in sorted(self.dirty):
             row = self.rows[key]
-            self.captured.append((key, self.clock, dict(row.values) if row.alive else None, False))
+            self.captured.append(Seen(key, self.clock, dict(row.values) if row.alive else None))
         self.dirty.clear()
 
+    def reread(self, key: str) -> None:
+        """Read a row as it stands now: a seed, or the nightly comparison."""
+        self.clock += 1
+        row = self.rows[key]
+        self.captured.append(Seen(key, self.clock, dict(row.values) if row.alive else None, op=SNAPSHOT))
+
+    def drift(self, key: str, values: dict[str, Any]) -> None:
+        """Change a row so that no capture hears of it."""
+        self.rows[key].values.update(values)
+
     def holder(self, email: Any, but: str | None = None) -> str | None:
+        """Return who has a unique value; None if nobody else has, or values need not be unique here."""
         if not self.unique or not email:
             return None
         return next((k for k, r in self.rows.items() if r.alive and k != but and r.values["email"] == email), None)
@@ -174,7 +214,7 @@ class System:
         self.clock += 1
         self.made += 1
         key = f"{self.name}{self.made}"
-        row = {c.name: None for c in COLUMNS} | {"id": key}
+        row = {c.name: None for c in self.columns} | {"id": key}
         row.update({c: self.stored(c, v) for c, v in values.items()})
         self.rows[key] = Row(row, self.clock)
         self._note(key, ours)
@@ -197,20 +237,14 @@ class System:
         """Do what a sink does: check bases, write, and say what stands there now."""
         self.wrote += 1
         receipt = Receipt(write.canonical_id, write.version, native_key=write.native_key)
-        new = {n: decode_slice(KINDS[n], v) for n, (v, _) in write.columns.items()}
+        kinds = self.kinds
+        new = {n: decode_slice(kinds[n], v) for n, (v, _) in write.columns.items()}
+        refused_because = None if self.refuse is None else self.refuse(write, new)
+        if refused_because is not None:
+            receipt.outcome, receipt.kind, receipt.position = REJECTED, refused_because, position(self.clock)
+            return receipt
         if write.op == "create":
-            if self.external_id:
-                done = next((k for k, r in self.rows.items() if r.alive and r.values["hub_id"] == write.canonical_id), None)
-                if done is not None:
-                    receipt.native_key, receipt.position = done, position(self.rows[done].version)
-                    return receipt
-            held = self.holder(new.get("email"))
-            if held is not None:
-                receipt.outcome, receipt.kind, receipt.native_key = TAKEN, "unique", held
-                return receipt
-            key = self.create(new | ({"hub_id": write.canonical_id} if self.external_id else {}), ours=True)
-            receipt.native_key = key
-            return self._standing(receipt, key, new, ())
+            return self._apply_create(write, receipt, new)
         key = str(write.native_key)
         row = self.rows[key]
         if not row.alive:
@@ -221,7 +255,7 @@ class System:
             self.delete(key, ours=True)
             receipt.position = position(self.clock)
             return receipt
-        base = {n: decode_slice(KINDS[n], b) for n, (_, b) in write.columns.items()}
+        base = {n: decode_slice(kinds[n], b) for n, (_, b) in write.columns.items()}
         refused = tuple(n for n in new if row.values[n] not in (base[n], self.stored(n, new[n])))
         taken = {n: v for n, v in new.items() if n not in refused}
         held = self.holder(taken.get("email"), key)
@@ -233,12 +267,26 @@ class System:
         receipt.refused = refused
         return self._standing(receipt, key, new, refused)
 
+    def _apply_create(self, write: Write, receipt: Receipt, new: dict[str, Any]) -> Receipt:
+        if self.external_id:
+            done = next((k for k, r in self.rows.items() if r.alive and r.values["hub_id"] == write.canonical_id), None)
+            if done is not None:
+                receipt.native_key, receipt.position = done, position(self.rows[done].version)
+                return receipt
+        held = self.holder(new.get("email"))
+        if held is not None:
+            receipt.outcome, receipt.kind, receipt.native_key = TAKEN, "unique", held
+            return receipt
+        key = self.create(new | ({"hub_id": write.canonical_id} if self.external_id else {}), ours=True)
+        receipt.native_key = key
+        return self._standing(receipt, key, new, ())
+
     def _standing(self, receipt: Receipt, key: str, new: dict[str, Any], refused: tuple[str, ...]) -> Receipt:
-        row = self.rows[key]
+        row, kinds = self.rows[key], self.kinds
         receipt.position = position(self.clock)
         for n in new:
             if n in refused or row.values[n] != new[n]:
-                receipt.values[n] = to_value(KINDS[n], encode_slice(KINDS[n], row.values[n]))
+                receipt.values[n] = to_value(kinds[n], encode_slice(kinds[n], row.values[n]))
         return receipt
 
 
@@ -264,9 +312,8 @@ class World:
         t = self.context.topics
         self.cdc = {s: t.cdc(s, ENTITY) for s in self.systems}
         self.sync = {s: t.sync(s, ENTITY) for s in self.systems}
-        self.writers = {
-            s: self.context.codec.change_writer(self.cdc[s], s, "default", ENTITY, COLUMNS) for s in self.systems
-        }
+        self.writers = {s.name: self._writer(s) for s in systems}
+        self.writes: list[Write] = []  # every write a sink has taken, in order
         self.now = 0
         self.receipts_header = self.context.codec.header("receipts")
         self.entry_header = self.context.codec.header("entry")
@@ -275,7 +322,20 @@ class World:
         codec = Codec(self.registry)  # type: ignore[arg-type]
         return Context(config=self.config, kafka=None, codec=codec, role="test")  # type: ignore[arg-type]
 
+    def _writer(self, s: System) -> ChangeWriter:
+        return self.context.codec.change_writer(self.cdc[s.name], s.name, "default", ENTITY, s.columns)
+
     # ------------------------------------------------------------------------------------------------ restarts
+
+    def reconfigure(self, config: Config) -> None:
+        """Restart everything with another configuration, on the same state, topics and links."""
+        self.config = config
+        self.plans = compile_plans(config)
+        self.context = self._context()
+        self.writers = {s.name: self._writer(s) for s in self.systems.values()}
+        self.restart_merge()
+        self.restart_identify()
+        self.restart_router()
 
     def restart_merge(self) -> None:
         self.merge = MergeStage(self._context(), compile_plans(self.config))
@@ -312,38 +372,44 @@ class World:
 
     # ------------------------------------------------------------------------------------------------ moves
 
-    def moves(self) -> list[Callable[[], None]]:
-        """List everything that can happen next, apart from users."""
+    def named_moves(self) -> list[tuple[str, Callable[[], None]]]:
+        """List everything that can happen next, apart from users, as (``poll:alpha``, ``capture:alpha``, ``route:alpha``, ``sink:alpha``,
+        ``receipt:alpha``, ``learn``, ``merge`` or ``identify``; what to call)."""
         t = self.context.topics
-        out: list[Callable[[], None]] = []
+        out: list[tuple[str, Callable[[], None]]] = []
         for s in self.systems.values():
             if s.dirty:
-                out.append(s.poll)
+                out.append((f"poll:{s.name}", s.poll))
             if s.captured:
-                out.append(lambda s=s: self.capture(s))  # type: ignore[misc]
-            for p in self.behind("route", self.cdc[s.name]):
-                out.append(lambda topic=self.cdc[s.name], p=p: self.route(topic, p))  # type: ignore[misc]
-            for p in self.behind("sink", self.sync[s.name]):
-                out.append(lambda s=s, p=p: self.write(s, p))  # type: ignore[misc]
-        for p in self.behind("route", t.links(ENTITY)):
-            out.append(lambda p=p: self.learn(p))  # type: ignore[misc]
-        for p in self.behind("merge", t.journal(ENTITY)):
-            out.append(lambda p=p: self.fold("merge", t.journal(ENTITY), p))  # type: ignore[misc]
-        for p in self.behind("identify", t.identity(ENTITY)):
-            out.append(lambda p=p: self.fold("identify", t.identity(ENTITY), p))  # type: ignore[misc]
+                out.append((f"capture:{s.name}", partial(self.capture, s)))
+            out += [(f"route:{s.name}", partial(self.route, self.cdc[s.name], p)) for p in self.behind("route", self.cdc[s.name])]
+            out += [(f"sink:{s.name}", partial(self.write, s, p)) for p in self.behind("sink", self.sync[s.name])]
+            if s.receipts:
+                out.append((f"receipt:{s.name}", partial(self.tell, s)))
+        out += [("learn", partial(self.learn, p)) for p in self.behind("route", t.links(ENTITY))]
+        for stage, topic in (("merge", t.journal(ENTITY)), ("identify", t.identity(ENTITY))):
+            out += [(stage, partial(self.fold, stage, topic, p)) for p in self.behind(stage, topic)]
         return out
 
+    def moves(self) -> list[Callable[[], None]]:
+        """List everything that can happen next, apart from users."""
+        return [move for _, move in self.named_moves()]
+
     def capture(self, s: System) -> None:
-        key, version, values, ours = s.captured.pop(0)
+        """Publish the next thing a system's capture has seen."""
+        seen = s.captured.pop(0)
         self.now += 1
-        pos = position(version)
-        event = event_id(key_digest(s.name, "default", ENTITY, key), pos)
-        after = None if values is None else [encode_slice(c.type, values[c.name]) for c in COLUMNS]
-        op = DELETE if values is None else CREATE if version == 1 else UPDATE
+        pos = position(seen.version)
+        event = event_id(key_digest(s.name, "default", ENTITY, seen.key), pos)
+        after = None
+        if seen.values is not None:
+            after = [NULL if c.name in seen.absent else encode_slice(c.type, seen.values.get(c.name)) for c in s.columns]
+        op = DELETE if seen.values is None else CREATE if seen.version == 1 else UPDATE
         value = self.writers[s.name].write(
-            event, pos, op, self.now, self.now, key.encode(), after, origin=OURS if ours else None
-        )
-        self.produce(self.cdc[s.name], f"default/{key}".encode(), value)
+            event, pos, op if seen.op is None or after is None else seen.op, self.now + s.skew, self.now, seen.key.encode(),
+            after, absent=seen.absent, origin=OURS if seen.ours else None, actor=s.actor,
+        )  # fmt: skip
+        self.produce(self.cdc[s.name], f"default/{seen.key}".encode(), value)
 
     def route(self, topic: str, p: int) -> None:
         self._send(self.router.route([self._next("route", topic, p)]))  # type: ignore[list-item]
@@ -367,37 +433,51 @@ class World:
         state.commit()
         runner.applied()
 
-    def write(self, s: System, p: int, *, twice: bool = False) -> None:
+    def write(self, s: System, p: int) -> None:
+        """Let a sink take its next write. What became of it is told by `tell`, at any time later."""
         m = self._next("sink", self.sync[s.name], p)
         write = Write.decode(m.value() or b"")
-        receipt = s.apply(write)
+        self.writes.append(write)
+        s.receipts.append((p, write, s.apply(write)))
+
+    def tell(self, s: System) -> None:
+        """Publish the receipt of a system's oldest write that has none yet."""
+        receipt = s.receipts.pop(0)
+        s.told.append(receipt)
+        self.tell_again(s, receipt)
+
+    def tell_again(self, s: System, told: tuple[int, Write, Receipt]) -> None:
+        """Publish a receipt, be it for the second time."""
+        p, write, receipt = told
         pack = Receipts(s.name, "default", ENTITY, self.now, [receipt]).encode()
-        for _ in range(2 if twice else 1):
-            if write.op == "create":
-                entry = Entry(
-                    "created", write.canonical_id, s.name, "default", receipt.native_key or "", receipt.position or bytes(16),
-                    partition=p, payload=self.receipts_header + pack,
-                )  # fmt: skip
-                self.produce(self.context.topics.identity(ENTITY), None, self.entry_header + entry.encode(), 0)
-            else:
-                self.produce(self.context.topics.journal(ENTITY), None, self.receipts_header + pack, p)
+        if write.op == "create" and s.captured_at_all:
+            entry = Entry(
+                "created", write.canonical_id, s.name, "default", receipt.native_key or "", receipt.position or bytes(16),
+                partition=p, payload=self.receipts_header + pack,
+            )  # fmt: skip
+            self.produce(self.context.topics.identity(ENTITY), None, self.entry_header + entry.encode(), 0)
+        else:
+            self.produce(self.context.topics.journal(ENTITY), None, self.receipts_header + pack, p)
+
+    def enter(self, entry: Entry, *, identity: bool = False) -> None:
+        """Put an entry of a person or a tool into the journal of its record, or into the identity topic."""
+        t, value = self.context.topics, self.entry_header + entry.encode()
+        if identity:
+            self.produce(t.identity(ENTITY), None, value, 0)
+        else:
+            self.produce(t.journal(ENTITY), entry.canonical_id.encode(), value)
 
     def timers(self) -> bool:
         """Fire the timers that were asked for since the last time; tell whether there were any."""
         topic = self.context.topics.ops("signals")
         fired = False
-        import json
-
         for p in self.behind("clock", topic):
             while self.cursors["clock", topic, p] < len(self.topics[topic][p]):
                 m = self._next("clock", topic, p)
                 if m.value() is None or not (m.key() or b"").startswith(b"timer/"):
                     continue
                 body = json.loads(m.value() or b"")
-                entry = Entry(body["entry"], body["canonical_id"], body["system"], body["tenant"])
-                self.produce(
-                    self.context.topics.journal(ENTITY), body["canonical_id"].encode(), self.entry_header + entry.encode()
-                )
+                self.enter(Entry(body["entry"], body["canonical_id"], body["system"], body["tenant"]))
                 fired = True
         return fired
 
@@ -415,6 +495,11 @@ class World:
                 return n
             r.choice(moves)()
         raise AssertionError(f"still busy after {most} steps: a loop")
+
+    def decoded(self, topic: str) -> list[dict[str, Any]]:
+        """Return everything a topic with fixed schema holds, decoded, oldest first per partition."""
+        values = [m.value() for messages in self.topics.get(topic, ()) for m in messages]
+        return [self.context.codec.decode(v) for v in values if v is not None]
 
     def golden(self) -> dict[str, dict[str, Any]]:
         """Return the golden records, decoded, by canonical id."""
@@ -439,8 +524,3 @@ class World:
                 else:
                     out[system, native] = self.context.codec.decode(m.value() or b"")["canonical_id"]
         return out
-
-
-def null_of(value: Any) -> bytes:
-    """Return the null slice; a name for readers of tests."""
-    return NULL if value is None else b""

@@ -10,4 +10,12 @@ from tidelock.cli.common import guarded
 
 def main() -> None:
     """Run the command line; every error of this project becomes one message and an exit code."""
-    sys.exit(guarded(lambda: app(standalone_mode=False)))
+
+    def run() -> int:
+        try:
+            app()
+        except SystemExit as done:  # usage errors and --help are typer's own
+            return done.code if isinstance(done.code, int) else 1
+        return 0
+
+    sys.exit(guarded(run))

@@ -20,7 +20,7 @@ from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.configfile import load
 from tidelock.embedded import Endpoints, Stack
-from tidelock.errors import Fatal
+from tidelock.errors import Fatal, TidelockError
 from tidelock.kafka import KafkaClients
 from tidelock.workers import make_context
 
@@ -100,20 +100,18 @@ def show(rows: Iterable[Mapping[str, Any]], *, as_json: bool, title: str = "", e
         table.add_column(name)
     for row in listed:
         table.add_row(*("" if v is None else str(v) for v in row.values()))
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 220).print(table)
     return len(listed)
 
 
 def guarded(command: Callable[[], int | None]) -> int:
     """Run a program and turn its errors into messages and exit codes."""
-    from tidelock.errors import TidelockError
-
     try:
         return command() or 0
     except TidelockError as error:
         err.print("[red]✗[/red] ", end="")
         err.print(str(error), markup=False)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted")
         return 130

@@ -13,6 +13,7 @@ import yaml
 from psycopg.rows import dict_row
 
 from tidelock.demo.topics import Observer
+from tidelock.errors import Reject
 
 ENTITIES = ("account", "contact", "order", "order_line", "inventory", "user")
 _MONEY = {"balance", "credit_limit", "total", "price"}
@@ -133,6 +134,11 @@ def _columns(config_text: str) -> dict[tuple[str, str], dict[str, set[str]]]:
 
 
 def _written(observer: Observer, raw: bytes) -> frozenset[str]:
-    if observer.codec.kind(raw) != "Write":
-        return frozenset()
-    return frozenset(c["name"] for c in observer.codec.decode(raw)["columns"])
+    try:
+        return (
+            frozenset(c["name"] for c in observer.codec.decode(raw)["columns"])
+            if observer.codec.kind(raw) == "Write"
+            else frozenset()
+        )
+    except Reject:
+        return frozenset()  # a dead letter may hold anything, that is what it is for
