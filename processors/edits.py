@@ -68,7 +68,7 @@ class Edits:
         pairs = self._straight[reader]
         if pairs is None:
             return False
-        if pairs:
+        if pairs or self._bent[reader]:
             taken = [(f, columns[c]) for c, f in pairs]
             try:
                 taken += [(b.fields[0], reader.read(b.index, (columns[b.columns[0]],))[0]) for b in self._bent[reader]]

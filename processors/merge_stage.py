@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 
 from confluent_kafka import Message
+from opentelemetry.trace import SpanKind
 
 from processors import record as records
 from processors.edits import Readers
 from processors.effects import Effects, Notice, Send
 from processors.golden import GoldenWriter, hub_schema
+from processors.guards import ActorLimits
 from processors.merge import Merge
 from processors.plan import EntityPlan, RowReader
 from processors.record import Record
-from processors.stage import Output, Overlay, Row
+from processors.stage import Headers, Output, Overlay, Row
 from tidelock.avro import NULL, VALUE_TAGS, decode_slice, encode_long, encode_string, to_value
 from tidelock.change import Change, ChangeReader, schema_columns, wire_header
 from tidelock.codec import Codec, schema_id
@@ -45,6 +48,7 @@ class _Entity:
         self.hub = topics.hub(plan.name)
         self.identity = topics.identity(plan.name)
         self.sync = {s: topics.sync(s, plan.name) for s in plan.systems}
+        self.limits = ActorLimits(plan, context.config.partitions)
         self.direct = frozenset(s.system for s in plan.systems.values() if s.direct)
         self.golden = GoldenWriter(plan, wire_header(codec.registry.register(f"{self.hub}-value", hub_schema(plan))))
         self.names = {
@@ -126,11 +130,13 @@ class MergeStage:
                         record = self._record(key, entity, state)
                         entity.merge.on_receipt(record, receipt.canonical_id, place, receipt, effects)
                         self._take(key, entity, record, effects, golden, out)
+                elif isinstance(item, Entry) and item.kind == "release_actor":
+                    entity.limits.release(topic, partition, item.system, item.keys[0], item.offset, state)
                 else:
                     cid = message.key() or b""
                     key = (topic, partition, cid)
                     record = self._record(key, entity, state)
-                    self._one(message, entity, record, cid.decode(), item, effects)
+                    self._one(message, entity, record, cid.decode(), item, state, effects)
                     self._take(key, entity, record, effects, golden, out)
             except Reject as error:
                 out.append(dead_letter(self._topics, message, "merge", "hub", entity.name, error.kind, str(error)))
@@ -217,7 +223,14 @@ class MergeStage:
         records.reorder(record, json.loads(order), json.loads(entity.order))
 
     def _one(
-        self, message: Message, entity: _Entity, record: Record, cid: str, item: Entry | int, effects: Effects
+        self,
+        message: Message,
+        entity: _Entity,
+        record: Record,
+        cid: str,
+        item: Entry | int,
+        state: Overlay,
+        effects: Effects,
     ) -> None:
         merge = entity.merge
         if isinstance(item, int):
@@ -232,6 +245,7 @@ class MergeStage:
                     )
                 )
                 return
+            entity.limits.check(message.topic(), message.partition(), change, state)
             merge.on_change(
                 record, cid, place, change, entity.readers.get(entity.plan.systems[change.system], item), item, effects
             )
@@ -290,7 +304,7 @@ class MergeStage:
                 )
                 out.append((entity.identity, None, self._entry_header + ask.encode(), 0, None))
             else:
-                out.append((entity.sync[system], cid, value, partition, None))
+                out.append((entity.sync[system], cid, value, partition, self._traced(send, entity)))
             self._counts["writes", place, entity.name] += 1
         for name, place in effects.counts:
             self._counts[name, place, entity.name] += 1
@@ -331,6 +345,20 @@ class MergeStage:
                 parts.append(NULL if not base[0] else to_value(kind, base) if kind is not None else tags[c] + base[1:])
         parts.append(b"\x00")
         return b"".join(parts)
+
+    def _traced(self, send: Send, entity: _Entity) -> Headers | None:
+        """Record the merge of a traced change as a span, and return the headers that carry its context on."""
+        tracing, event = self._context.tracing, send.cause.event_id
+        if not tracing.bound or not tracing.sampled(event):
+            return None
+        now = time.time_ns() // 1000
+        name = self._topics.journal(entity.name)
+        facts: dict[str, str | int] = {
+            "messaging.destination.name": name,
+            "messaging.operation.type": "process",
+            "tidelock.to": send.place,
+        }
+        return tracing.step(event, f"process {name}", SpanKind.CONSUMER, now, now, None, facts)
 
     def _spelt(self, text: str) -> bytes:
         known = self._sources.get(text)

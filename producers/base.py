@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message
+from opentelemetry.trace import SpanKind
 
+from tidelock.avro import decode_long
 from tidelock.config import Sensitive, SystemSpec, TableSpec
 from tidelock.context import Context
 from tidelock.errors import Fatal, Reject
@@ -57,8 +59,7 @@ class Publisher:
         clients = dataclasses.replace(context.kafka, settings=settings)
         self.producer = clients.producer(f"{context.name}-{system}")
         self.key_prefix = f"{self._spec.tenant}/".encode()
-        tracing = context.config.tracing
-        self._sampled = int(tracing.ratio * 65536) if tracing.endpoint else 0
+        self._sampled = context.tracing.bound
         self._topics = {entity: context.topics.cdc(system, entity) for entity in self._spec.entities}
 
     def publish(self, entity: str, native_key: bytes, value: bytes) -> None:
@@ -67,7 +68,7 @@ class Publisher:
         key = self.key_prefix + native_key
         try:
             if int.from_bytes(value[5:7], "big") < self._sampled:
-                self._produce(topic, value, key, trace_headers(value))
+                self._produce(topic, value, key, self._traced(topic, value))
             else:
                 self._produce(topic, value, key)
         except KafkaException as error:
@@ -83,6 +84,15 @@ class Publisher:
                     hint="raise `message.max.bytes` in `kafka.settings` and on the brokers, or drop the large column",
                 ),
             )
+
+    def _traced(self, topic: str, value: bytes) -> list[tuple[str, bytes]]:
+        """Record the capture of a change as a span that begins at the source's commit; return the headers to send along."""
+        source_time, at = decode_long(value, 38)
+        captured_at, _ = decode_long(value, at)
+        facts: dict[str, str | int] = {"messaging.destination.name": topic, "messaging.operation.type": "send"}
+        return self._context.tracing.step(
+            value[5:21], f"send {topic}", SpanKind.PRODUCER, source_time, max(captured_at, source_time), None, facts
+        )
 
     def sender(self, entity: str) -> Callable[[bytes, bytes], None]:
         """Return `publish` for one entity, for hot loops: a plain produce call unless a full queue or a trace asks for more.
@@ -217,12 +227,6 @@ class Publisher:
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise Fatal(f"topic {topic} does not exist", hint="run `tidelock up`, which creates all topics")
         raise translate(KafkaException(error), f"writing to {topic}")
-
-
-def trace_headers(value: bytes) -> list[tuple[str, bytes]]:
-    """Return the W3C trace context of a change: the event id is its trace id, so every stage can name it without state."""
-    event = value[5:21].hex()
-    return [("traceparent", f"00-{event}-{event[:16]}-01".encode())]
 
 
 class Guard:

@@ -50,7 +50,9 @@ def decode_write(data: bytes, at: int = 5) -> Write:
         system, at = _name(data, at)
         tenant, at = _name(data, at)
         entity, at = _name(data, at)
-        _last_head[:] = [data[start:at], (rule, system, tenant, entity)]
+        head = data[start:at]
+        if len(head) == at - start:  # else the bytes end here, and it must not be taken for a head
+            _last_head[:] = [head, (rule, system, tenant, entity)]
     columns: dict[str, tuple[bytes, bytes]] = {}
     names = _names
     while True:

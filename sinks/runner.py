@@ -35,7 +35,6 @@ from tidelock.envelopes import STALE, Receipt, Write
 from tidelock.errors import Fatal, Retry
 from tidelock.kafka import flush, translate
 from tidelock.links import LinkView
-from tidelock.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -52,7 +51,7 @@ class SinkWorker:
         spec = context.config.systems[system]
         self._sink: Sink = make_sink(context, system)
         self._store: Transactional | None = self._sink if isinstance(self._sink, Transactional) else None
-        self._tracing = Tracing(context.config.tracing, context.role)
+        self._tracing = context.tracing
         self._views: dict[str, LinkView] = {}
         counted = Measured(
             self._sink, self._tracing, lambda name, entity, n: context.activity.count(name, system, entity, n)

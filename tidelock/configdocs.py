@@ -69,7 +69,6 @@ MEANINGS: dict[str, str] = {
     "TableSpec.key": "columns of the primary key",
     "TableSpec.map": "the bindings",
     "TableSpec.overlap_schedule": "polling: when the overlap is read (cron expression)",
-    "TableSpec.actor_limit_per_min": "reserved for the guard on changes per actor; it has no effect in this version",
     "FieldSpec.format": "texts with one right spelling: e-mail address, E.164 number, ISO 3166 alpha-3, ISO 4217",
     "FieldSpec.type": "see *Types* below",
     "FieldSpec.required": "an empty value is flagged, never taken over",

@@ -11,6 +11,7 @@ from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.kafka import KafkaClients
 from tidelock.topics import Topics
+from tidelock.tracing import Tracing
 
 
 @dataclass
@@ -24,10 +25,12 @@ class Context:
     slot: int = 0
     activity: Activity = field(init=False)
     topics: Topics = field(init=False)
+    tracing: Tracing = field(init=False)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.topics = Topics(self.config.prefix)
+        self.tracing = Tracing(self.config.tracing, self.role)
         self.activity = Activity(self.name, self.role)
 
     @property

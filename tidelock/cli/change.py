@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import time
 import uuid
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
@@ -22,6 +23,10 @@ def seed(
     system: Annotated[str, typer.Argument(help="The system to read.")],
     entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
     where: Annotated[str | None, typer.Option(help="Only rows for which this SQL condition holds.")] = None,
+    recreate_slot: Annotated[
+        bool,
+        typer.Option("--recreate-slot", help="Logical replication: make a lost slot anew; every table is read again."),
+    ] = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Read a source again, all or a part of it. The running capture does it in chunks and goes on where it was interrupted.
@@ -33,6 +38,9 @@ def seed(
     if spec is None or spec.capture == "none":
         names = ", ".join(n for n, s in session.config.systems.items() if s.capture != "none")
         raise Fatal(f"no system {system!r} is captured", hint=f"captured: {names}")
+    if recreate_slot:
+        _recreate_slot(session, system)
+        return
     wanted = [entity] if entity else list(spec.entities)
     unknown = [e for e in wanted if e not in spec.entities]
     if unknown:
@@ -54,6 +62,39 @@ def seed(
         )
     flush(producer)
     err.print(f"asked capture.{system} to seed {', '.join(wanted)}; `tidelock status` shows how far it is")
+
+
+def _recreate_slot(session: Session, system: str) -> None:
+    if session.config.systems[system].capture != "replication":
+        raise Fatal(
+            f"{system} is not captured by replication; it has no slot", hint=f"tidelock seed {system} reads it again"
+        )
+    (point,) = entry_points(group="tidelock.producers", name="replication")
+    producer = point.load()(session.context, system)
+    try:
+        producer.setup(recreate_slot=True)
+    finally:
+        producer.close()
+    err.print(f"the slot of {system} is there again; capture.{system} reads every table anew and goes on from there")
+
+
+def release(
+    system: Annotated[str, typer.Argument(help="The system.")],
+    actor: Annotated[str, typer.Argument(help="Whose changes were parked for being too many.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Release an actor's changes that were parked by `actor_limit_per_min`: let them pass up to now, and take them in."""
+    session = Session(config)
+    if system not in session.config.systems:
+        raise Fatal(f"there is no system {system!r}", hint=f"systems: {', '.join(session.config.systems)}")
+    producer = session.kafka.producer("tidelock-cli")
+    entry = Entry("release_actor", system=system, keys=(actor,), offset=now_micros())
+    value = session.codec.header("entry") + entry.encode()
+    for name in session.config.systems[system].entities:
+        for partition in range(session.config.partitions):
+            producer.produce(session.topics.journal(name), value=value, partition=partition)
+    flush(producer)
+    err.print(f"{actor} may pass; now take the parked changes in: tidelock dlq retry --kind actor_limit --apply")
 
 
 def resolve(

@@ -79,7 +79,7 @@ class Session:
     def __init__(self, path: Path) -> None:
         self.config = read_config(path)
         bootstrap, registry = endpoints(self.config)
-        context = make_context(self.config, bootstrap, registry, "cli")
+        context = self.context = make_context(self.config, bootstrap, registry, "cli")
         self.kafka: KafkaClients = context.kafka
         self.codec: Codec = context.codec
         self.topics = context.topics
