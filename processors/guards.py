@@ -36,7 +36,7 @@ class ActorLimits:
             return
         key = KEY + f"{change.system}/{change.actor}".encode()
         raw = state.get(topic, partition, key)
-        kept = json.loads(raw) if raw else {"minute": 0, "count": 0, "parked": False, "released": 0}
+        kept = json.loads(raw) if raw else {"minute": 0, "count": 0, "parked": False, "released": -1}
         if change.source_time <= kept["released"]:
             return
         minute = change.source_time // _MINUTE

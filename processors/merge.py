@@ -141,7 +141,7 @@ class Merge(Changes):
         held, copy.held = copy.held, []
         pos = receipt.position or ZERO_POSITION
         by = Provenance(place, held[-1].provenance.time if held else 0, bytes(16), None, "fast_forward")
-        passed = pos <= copy.position
+        passed = pos < copy.position  # at the same position both saw the same, unless nobody announced the change (S24)
         for h in held:
             if record.copies.get(place) is not copy:
                 return

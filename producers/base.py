@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import hmac
 import json
 import os
@@ -17,6 +16,7 @@ from opentelemetry.trace import SpanKind
 from tidelock.avro import decode_long
 from tidelock.config import Sensitive, SystemSpec, TableSpec
 from tidelock.context import Context
+from tidelock.deadletter import fingerprint
 from tidelock.errors import Fatal, Reject
 from tidelock.kafka import flush, translate
 
@@ -149,20 +149,19 @@ class Publisher:
 
     def dead_letter(self, entity: str, native_key: bytes, original: bytes, reason: Reject) -> None:
         """Keep what could not be captured, with the reason in its headers, and count it."""
-        now = str(time.time_ns() // 1000)
-        fingerprint = hashlib.blake2b(f"capture/{self._system}/{entity}/{reason.kind}/{reason.field}".encode())
+        now = b"%d" % (time.time_ns() // 1000)
         headers = {
-            "tidelock.stage": "capture",
-            "tidelock.kind": reason.kind,
-            "tidelock.message": str(reason)[:4000],
-            "tidelock.field": reason.field or "",
-            "tidelock.fingerprint": fingerprint.hexdigest()[:16],
-            "tidelock.attempts": "1",
-            "tidelock.first_at": now,
-            "tidelock.last_at": now,
+            "dlq.stage": b"capture",
+            "dlq.kind": reason.kind.encode(),
+            "dlq.message": str(reason)[:4000].encode(),
+            "dlq.field": (reason.field or "").encode(),
+            "dlq.fingerprint": fingerprint("capture", self._system, entity, reason.kind, reason.field).encode(),
+            "dlq.attempts": b"1",
+            "dlq.first_failed": now,
+            "dlq.last_failed": now,
         }
         topic = self._context.topics.dlq("capture", self._system, entity)
-        self._produce(topic, original, self.key_prefix + native_key, [(k, v.encode()) for k, v in headers.items()])
+        self._produce(topic, original, self.key_prefix + native_key, list(headers.items()))
         self._context.activity.count("dead_letters", self._system, entity)
 
     def signal(self, key: str, content: dict[str, Any] | None) -> None:

@@ -191,7 +191,7 @@ class PostgresProducer:
                 if delete
                 else "; nothing was deleted elsewhere"
             ),
-            f"if that was not wanted, write the rows back there from hub.{table.entity} (`tidelock reseed`); set `on_delete` of "
+            f"if that was not wanted, restore the rows there from a backup: capture takes them in again; set `on_delete` of "
             f"the entity, or `options: {{truncate: alert}}` of system {self._system}, for the next time",
             severity="critical",
         )

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 from tidelock.change import DELETE
 from tidelock.codec import schema_id
 from tidelock.context import Context
-from tidelock.errors import Reject, Retry
+from tidelock.errors import Retry
 from tidelock.kafka import translate
 
 _OP_AT = 37  # of a change's wire format: behind header, event id and position
@@ -30,17 +30,13 @@ def known_keys(context: Context, system: str, entity: str, alive: Callable[[], N
     links = context.topics.links(entity)
     for message in _read(context, reader, links, alive):
         key, value = message.key() or b"", message.value()
-        if not key.startswith(prefix):
+        own, _, rest = key.partition(b"/")  # system/tenant/native key
+        if own != system.encode() or not rest.startswith(prefix):
             continue
         if value is None:
-            keys.discard(key)
-            continue
-        try:
-            mine = context.codec.decode(value).get("system") == system
-        except Reject:
-            continue
-        if mine:
-            keys.add(key)
+            keys.discard(rest)
+        else:
+            keys.add(rest)
     for message in _read(context, reader, context.topics.cdc(system, entity), alive):
         key, value = message.key() or b"", message.value()
         if value is not None and key.startswith(prefix) and schema_id(value) and len(value) > _OP_AT:

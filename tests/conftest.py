@@ -1,3 +1,3 @@
 """Fixtures live in plugin files by subject; this file only names them."""
 
-pytest_plugins = ["tests.fix_stack"]
+pytest_plugins = ["tests.fix_stack", "tests.integration.pgsource"]

@@ -91,8 +91,8 @@ MEANINGS: dict[str, str] = {
     "Binding.case": "bring texts to upper or lower case, in both directions",
     "Binding.trim": "remove blanks around texts, in both directions",
     "FlowSpec.entity": "the entity",
-    "FlowSpec.source": "systems whose edits go this way",
-    "FlowSpec.to": "systems that are written",
+    "FlowSpec.source": "one system or several, whose edits go this way",
+    "FlowSpec.to": "one system or several, which are written",
     "FlowSpec.on_exit": "a record that stops meeting `when`: leave it there, disable it (`disable` of the table), or delete it",
 }  # fmt: skip
 

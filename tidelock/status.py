@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from tidelock.activity import BUCKETS_MS
 from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.kafka import KafkaClients, translate
-from tidelock.topicread import read_all
+from tidelock.topicread import read_all, read_latest
 from tidelock.topics import Topics
 from tidelock.workers import roles
 
@@ -48,10 +49,12 @@ class Status:
     summary: str
     workers: list[dict[str, Any]]
     flows: list[Flow]
+    seeds: list[dict[str, Any]]  # reading a source: system, entity, state, rows so far
+    hub_dead_letters: int  # what the stages between the systems could not take
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {"summary": self.summary, "workers": self.workers, "flows": [asdict(f) for f in self.flows]}
+        return asdict(self)
 
 
 def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
@@ -89,7 +92,21 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
         summary = f"{len(flows) - len(late)} of {len(flows)} flows are ok; {', '.join(f'{f.system} {f.entity} is {f.state}' for f in late)}"
     else:
         summary = f"all {len(flows)} flows are ok"
-    return Status(summary, workers, flows)
+    hub = sum(n for (system, _), n in dead.items() if system == "hub")
+    if hub:
+        summary += f"; {hub} dead letters between the systems: tidelock dlq ls"
+    return Status(summary, workers, flows, _seeds(kafka, topics), hub)
+
+
+def _seeds(kafka: KafkaClients, topics: Topics) -> list[dict[str, Any]]:
+    """Return how far seeds are, from what captures write to ``ops.signals``."""
+    out = []
+    for key, message in read_latest(kafka, [topics.ops("signals")]).items():
+        if key.startswith(b"seed/"):
+            body = json.loads(message.value())
+            _, system, entity = key.decode().split("/", 2)
+            out.append({"system": system, "entity": entity, "state": body.get("state"), "rows": body.get("rows")})
+    return out
 
 
 def _worker(config: Config, role: str, heard: dict[str, float], now: float) -> dict[str, Any]:
@@ -189,14 +206,17 @@ def _dead(config: Config, kafka: KafkaClients, topics: Topics) -> dict[tuple[str
     out: dict[tuple[str, str], int] = {}
     try:
         known = consumer.list_topics(timeout=10).topics
-        for name, system in config.systems.items():
-            for entity in system.entities:
-                for stage in ("capture", "route", "identify", "sink"):
-                    topic = topics.dlq(stage, name, entity)
-                    for p in known[topic].partitions if topic in known else ():
-                        low, high = consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)
-                        if high > low:
-                            out[name, entity] = out.get((name, entity), 0) + high - low
+        places = [
+            (n, e, ("capture", "route", "identify", "sink")) for n, s in config.systems.items() for e in s.entities
+        ]
+        places += [("hub", e, ("route", "identify", "merge")) for e in config.entities]
+        for name, entity, stages in places:
+            for stage in stages:
+                topic = topics.dlq(stage, name, entity)
+                for p in known[topic].partitions if topic in known else ():
+                    low, high = consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)
+                    if high > low:
+                        out[name, entity] = out.get((name, entity), 0) + high - low
     except KafkaException as error:
         raise translate(error, "reading dead letter topics") from error
     finally:

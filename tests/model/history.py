@@ -75,7 +75,9 @@ class History:
         ]  # fmt: skip
         self.world = World(config_of(r, systems), systems)
         self.emails = ["p@x", "q@x", "r@x"][: 1 if self.contended else r.randint(1, 3)]
-        self.columns = r.sample(["name", "city", "points"], r.randint(1, 2)) if self.contended else ["name", "city", "points"]
+        self.columns = (
+            r.sample(["name", "city", "points"], r.randint(1, 2)) if self.contended else ["name", "city", "points"]
+        )
         self.edits: list[tuple[str, str, str, Any]] = []
         self.points = 1000
         self.serial = 0
@@ -204,7 +206,9 @@ class History:
                     assert cid is None, f"{s.name} {key} is dead and still linked to {cid}"
                     continue
                 if row.values["hub_id"]:
-                    assert row.values["hub_id"] not in ours, f"two of ours in {s.name}: {key} and {ours[row.values['hub_id']]}"
+                    assert row.values["hub_id"] not in ours, (
+                        f"two of ours in {s.name}: {key} and {ours[row.values['hub_id']]}"
+                    )
                     ours[row.values["hub_id"]] = key
                 if cid is None:
                     assert (s.name, key) in quarantined, f"{s.name} {key} is neither linked nor reported"
@@ -244,7 +248,12 @@ class History:
             assert copy is not None, f"{cid} does not know its copy {s.name} {key}"
             assert copy.flight is None, f"{cid} waits for a receipt from {s.name}"
             plan = self.world.plans[ENTITY]
-            parked = {plan.systems[s.name].columns[c] for b in copy.parked if b >= 0 for c in plan.systems[s.name].bindings[b].columns}
+            parked = {
+                plan.systems[s.name].columns[c]
+                for b in copy.parked
+                if b >= 0
+                for c in plan.systems[s.name].bindings[b].columns
+            }
             parked |= {plan.fields[f].name for f in record.manual}
         for f in FIELDS:
             want = golden[f]
@@ -286,9 +295,13 @@ class History:
             for told in list(s.told):
                 w.tell_again(s, told)
         w.settle(self.r, timers=0)
-        assert len(w.writes) == before, f"delivered again, and {len(w.writes) - before} writes came of it: {w.writes[before:]}"
+        assert len(w.writes) == before, (
+            f"delivered again, and {len(w.writes) - before} writes came of it: {w.writes[before:]}"
+        )
         assert golden == w.golden(), "delivered again, and golden records changed"
-        assert rows == {s.name: {k: (dict(row.values), row.alive) for k, row in s.rows.items()} for s in w.systems.values()}
+        assert rows == {
+            s.name: {k: (dict(row.values), row.alive) for k, row in s.rows.items()} for s in w.systems.values()
+        }
 
     def judged(self) -> set[tuple[str, str]]:
         """Return (field, value) of everything that was ever golden, or lost or won a recorded conflict."""

@@ -156,6 +156,7 @@ class System:
     external_id: bool = False
     reformat: bool = False
     partial: bool = False  # its log leaves out city and points where they have not changed (S6, S7)
+    unique_on: str = "email"
     captured_at_all: bool = True
     columns: tuple[Column, ...] = COLUMNS
     skew: int = 0  # microseconds by which its clock is ahead
@@ -206,11 +207,11 @@ class System:
         """Change a row so that no capture hears of it."""
         self.rows[key].values.update(values)
 
-    def holder(self, email: Any, but: str | None = None) -> str | None:
+    def holder(self, value: Any, but: str | None = None) -> str | None:
         """Return who has a unique value; None if nobody else has, or values need not be unique here."""
-        if not self.unique or not email:
+        if not self.unique or not value:
             return None
-        return next((k for k, r in self.rows.items() if r.alive and k != but and r.values["email"] == email), None)
+        return next((k for k, r in self.rows.items() if r.alive and k != but and r.values[self.unique_on] == value), None)
 
     def create(self, values: dict[str, Any], ours: bool = False) -> str:
         self.clock += 1
@@ -262,9 +263,14 @@ class System:
         base = {n: decode_slice(kinds[n], b) for n, (_, b) in write.columns.items()}
         refused = tuple(n for n in new if row.values[n] not in (base[n], self.stored(n, new[n])))
         taken = {n: v for n, v in new.items() if n not in refused}
-        held = self.holder(taken.get("email"), key)
+        held = self.holder(taken.get(self.unique_on), key)
         if held is not None:
-            receipt.outcome, receipt.kind, receipt.native_key, receipt.position = TAKEN, "unique", held, position(self.clock)
+            receipt.outcome, receipt.kind, receipt.native_key, receipt.position = (
+                TAKEN,
+                "unique",
+                held,
+                position(self.clock),
+            )
             return receipt
         if taken:
             self.update(key, taken, ours=True)
@@ -277,7 +283,7 @@ class System:
             if done is not None:
                 receipt.native_key, receipt.position = done, position(self.rows[done].version)
                 return receipt
-        held = self.holder(new.get("email"))
+        held = self.holder(new.get(self.unique_on))
         if held is not None:
             receipt.outcome, receipt.kind, receipt.native_key = TAKEN, "unique", held
             return receipt
@@ -361,13 +367,19 @@ class World:
         p = partition if partition >= 0 else murmur2_partition(key or b"", n)
         parts[p].append(Message(topic, p, len(parts[p]), key, value))
 
+    def advance(self, seconds: float) -> None:
+        """Let time pass; only source times and the clock of captures know of it."""
+        self.now += int(seconds * 1_000_000)
+
     def _send(self, rows: Iterable[tuple[Any, ...]]) -> None:
         for topic, key, value, partition, *_ in rows:
             self.produce(topic, key, value, partition)
 
     def behind(self, group: str, topic: str) -> list[int]:
         """Return the partitions of a topic that a group has not read to the end."""
-        return [p for p, messages in enumerate(self.topics.get(topic, ())) if self.cursors[group, topic, p] < len(messages)]
+        return [
+            p for p, messages in enumerate(self.topics.get(topic, ())) if self.cursors[group, topic, p] < len(messages)
+        ]
 
     def _next(self, group: str, topic: str, p: int) -> Message:
         at = self.cursors[group, topic, p]
@@ -386,7 +398,10 @@ class World:
                 out.append((f"poll:{s.name}", s.poll))
             if s.captured:
                 out.append((f"capture:{s.name}", partial(self.capture, s)))
-            out += [(f"route:{s.name}", partial(self.route, self.cdc[s.name], p)) for p in self.behind("route", self.cdc[s.name])]
+            out += [
+                (f"route:{s.name}", partial(self.route, self.cdc[s.name], p))
+                for p in self.behind("route", self.cdc[s.name])
+            ]
             out += [(f"sink:{s.name}", partial(self.write, s, p)) for p in self.behind("sink", self.sync[s.name])]
             if s.receipts:
                 out.append((f"receipt:{s.name}", partial(self.tell, s)))
@@ -407,7 +422,9 @@ class World:
         event = event_id(key_digest(s.name, "default", ENTITY, seen.key), pos)
         after = None
         if seen.values is not None:
-            after = [NULL if c.name in seen.absent else encode_slice(c.type, seen.values.get(c.name)) for c in s.columns]
+            after = [
+                NULL if c.name in seen.absent else encode_slice(c.type, seen.values.get(c.name)) for c in s.columns
+            ]
         op = DELETE if seen.values is None else CREATE if seen.version == 1 else UPDATE
         value = self.writers[s.name].write(
             event, pos, op if seen.op is None or after is None else seen.op, self.now + s.skew, self.now, seen.key.encode(),

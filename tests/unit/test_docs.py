@@ -150,7 +150,7 @@ _PARTS: dict[str, Any] = {
 
 
 class _Anything(dict[str, str]):
-    def get(self, key: str, default: object = None) -> str:  # type: ignore[override]
+    def get(self, key: str, default: object = None) -> str:
         return key
 
 

@@ -20,7 +20,9 @@ MOST_LINES = 600
 
 
 def _modules() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
     return [ROOT / name for name in listed if (ROOT / name).exists()]
 
 

@@ -92,7 +92,9 @@ def rows(draw: st.DrawFn) -> tuple[list[SourceColumn], list[Any], list[Any]]:
     """Columns, the texts of one row, and its values; the first column is the key."""
     oids = draw(st.lists(st.sampled_from(sorted(VALUES)), max_size=12))
     key = draw(text.filter(bool))
-    columns, texts, values = [SourceColumn("id", 25, "text")], [key], [key]
+    columns = [SourceColumn("id", 25, "text")]
+    texts: list[Any] = [key]
+    values: list[Any] = [key]
     for i, oid in enumerate(oids):
         columns.append(SourceColumn(f"c{i}", oid, "t"))
         kind = draw(st.sampled_from(["value", "value", "null", "unchanged"]))

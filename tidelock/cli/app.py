@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tidelock import __version__
-from tidelock.cli import change, dlq, look, outbox, replay, run, setup, status
+from tidelock.cli import change, decide, demo, dlq, look, outbox, replay, run, setup, status
 
 app = typer.Typer(
     name="tidelock",
@@ -43,10 +43,12 @@ app.command()(change.seed)
 app.command()(change.release)
 app.command()(look.links)
 app.command()(look.trace)
+app.command()(demo.demo)
 conflicts = typer.Typer(name="conflicts", help="Conflicts: ls, resolve.", no_args_is_help=True)
 conflicts.command("ls")(look.conflicts)
 conflicts.command("resolve")(change.resolve)
 app.add_typer(conflicts)
+app.add_typer(decide.app)
 app.add_typer(dlq.app)
 app.add_typer(replay.app)
 app.add_typer(outbox.app, name="outbox")

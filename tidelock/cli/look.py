@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -63,8 +64,11 @@ def conflicts(
     """Show conflicts: base, both sides, the rule, and what came of it."""
     session = Session(config)
     rows = []
+    decided = _decided(session) if parked else {}
     for message in read_all(session.kafka, [session.topics.ops("conflicts")]):
         value = session.codec.decode(message.value())
+        if decided.get((value["canonical_id"], value["field"]), 0) >= message.timestamp()[1]:
+            continue
         if (entity and value["entity"] != entity) or (record and value["canonical_id"] != record):
             continue
         if parked and value["outcome"] != "parked":
@@ -73,6 +77,21 @@ def conflicts(
         value["at"] = moment(value["at"])
         rows.append(value)
     show(rows, as_json=json, title="conflicts", empty="no conflicts")
+
+
+def _decided(session: Session) -> dict[tuple[str, str], int]:
+    """Return when a person last decided a field: (canonical id, field) → milliseconds since 1970."""
+    out: dict[tuple[str, str], int] = {}
+    for message in read_all(session.kafka, [session.topics.journal(e) for e in session.config.entities]):
+        try:
+            if session.codec.kind(message.value()) != "Entry":
+                continue
+        except Reject:
+            continue
+        entry = Entry.decode(message.value())
+        if entry.kind == "resolution":
+            out[entry.canonical_id, entry.keys[0]] = message.timestamp()[1]
+    return out
 
 
 def resolve_record(session: Session, record: str) -> tuple[str, str]:
@@ -99,7 +118,7 @@ def trace(
 ) -> None:
     """Follow one record: what was captured, what was decided, what was written where, and what came of it.
 
-    It reads the journal, conflicts, writes and the audit: complete even where traces are sampled.
+    It reads the journal, the conflicts, the writes and the audit: complete even where traces are sampled.
     """
     session = Session(config)
     entity, cid = resolve_record(session, record)
@@ -109,7 +128,7 @@ def trace(
 
 def _story(session: Session, entity: str, cid: str) -> Iterator[dict[str, Any]]:
     t, codec = session.topics, session.codec
-    topics = [t.journal(entity), t.ops("conflicts"), t.hub(entity)]
+    topics = [t.journal(entity), t.ops("conflicts"), t.hub(entity), t.ops("audit")]
     topics += [t.sync(s, entity) for s, spec in session.config.systems.items() if entity in spec.entities]
     wanted = cid.encode()
     for message in read_all(session.kafka, topics):
@@ -126,6 +145,9 @@ def _story(session: Session, entity: str, cid: str) -> Iterator[dict[str, Any]]:
                     what = f"write {item.version}: {OUTCOMES[item.outcome]}"
                     what += f", left alone: {', '.join(item.refused)}" if item.refused else ""
                     yield _row(at, "receipt", pack.system, what + (f" ({item.message})" if item.message else ""))
+            continue
+        if kind == "Audit":
+            yield from _audited(codec.decode(value), entity, wanted)
             continue
         if key != wanted:
             continue
@@ -159,6 +181,20 @@ def _story(session: Session, entity: str, cid: str) -> Iterator[dict[str, Any]]:
             yield _row(at, "golden", "hub", f"version {codec.decode(value)['version']}")
 
 
+def _audited(pack: dict[str, Any], entity: str, wanted: bytes) -> Iterator[dict[str, Any]]:
+    if pack["entity"] != entity:
+        return
+    for item in pack["items"]:
+        if wanted in item["write"]:
+            write = Write.decode(item["write"])
+            yield _row(
+                pack["at"],
+                "audit",
+                pack["system"],
+                f"write {write.version} by {pack['worker']}: {item['outcome']}, {len(write.columns)} columns",
+            )
+
+
 def _change_row(codec: Any, value: bytes, at: int, step: str) -> dict[str, Any]:
     change = codec.change_reader(value).read(value)
     who = "our own write" if change.origin else change.actor or "somebody"
@@ -166,7 +202,7 @@ def _change_row(codec: Any, value: bytes, at: int, step: str) -> dict[str, Any]:
     return _row(at, step, change.system, what, trace_id(change.event_id))
 
 
-def _row(at: int, step: str, system: str, what: str, trace: str = "") -> dict[str, Any]:
+def _row(at: int | dt.datetime, step: str, system: str, what: str, trace: str = "") -> dict[str, Any]:
     return {"at": moment(at), "step": step, "system": system, "what": what, "trace": trace}
 
 

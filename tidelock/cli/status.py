@@ -21,6 +21,9 @@ def status(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> N
     else:
         err.print(found.summary, style="bold", markup=False)
         show(({k: "–" if v is None else v for k, v in asdict(f).items()} for f in found.flows), as_json=False)
+        reading = [r for r in found.seeds if r["state"] == "running"]
+        if reading:
+            show(reading, as_json=False, title="seeds under way")
         quiet = [w for w in found.workers if w["state"] != "ok"]
         if quiet:
             show(quiet, as_json=False, title="workers without a signal")

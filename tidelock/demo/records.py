@@ -184,7 +184,7 @@ def erp_person(rng: random.Random, p: Person) -> dict[str, Any]:
         "tel": spell_phone(rng, p.phone),
         "country": rng.choice(NAMES[p.country]),
         "born": p.birthday.strftime("%d/%m/%Y"),
-        "active": int(p.status == "active"),
+        "active": str(int(p.status == "active")),
         "limit_cents": int(p.credit_limit * 100),
         "debtor_id": p.account_no,
     }

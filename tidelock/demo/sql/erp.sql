@@ -18,7 +18,7 @@ create table persons (
     tel         varchar(24),
     country     varchar(60),
     born        varchar(10),
-    active      smallint not null default 1,
+    active      char(1) not null default '1',
     limit_cents bigint check (limit_cents between 0 and 100000000),
     debtor_id   integer references debtors (debtor_id),
     ext_ref     text
@@ -89,7 +89,7 @@ from debtors;
 create view canon.contact as
 select person_id::text as key, lower(trim(mail)) as email, split_part(full_name, ' ', 1) as first_name,
        nullif(split_part(full_name, ' ', 2), '') as last_name, canon.phone(tel) as phone, canon.country(country) as country,
-       canon.day(born) as birthday, case active when 1 then 'active' else 'inactive' end as status,
+       canon.day(born) as birthday, case active when '1' then 'active' else 'inactive' end as status,
        canon.money(limit_cents) as credit_limit,
        (select d.debtor_no::text from debtors d where d.debtor_id = p.debtor_id) as account
 from persons p;
