@@ -206,7 +206,7 @@ def _dead(config: Config, kafka: KafkaClients, topics: Topics) -> dict[tuple[str
     out: dict[tuple[str, str], int] = {}
     try:
         known = consumer.list_topics(timeout=10).topics
-        places = [
+        places: list[tuple[str, str, tuple[str, ...]]] = [
             (n, e, ("capture", "route", "identify", "sink")) for n, s in config.systems.items() for e in s.entities
         ]
         places += [("hub", e, ("route", "identify", "merge")) for e in config.entities]
