@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from processors.edits import Readers
 
 DELETE_BINDING = -1  # key under which a refused delete is parked
+PERSON = "/default"  # the place of a value that a person has given at the hub: no system's, so it flows everywhere
 
 
 def retry_delay_s(attempts: int) -> float:
     """Return how long to wait before the next attempt at a write that something blocked: 2 s, doubling, at most 10 minutes."""
-    return min(600.0, 2.0 * 2.0 ** (attempts - 1))
+    return min(600.0, 2.0 ** min(attempts, 10))
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class Emitter:
                     f"{o.system}/{o.tenant}"
                     for o in plan.systems.values()
                     if o is s or plan.reaches(o.system, s.system)
-                ),
+                )
+                | {PERSON},
             )
             for s in plan.systems.values()
             if plan.into(s.system)
@@ -295,7 +297,8 @@ class Emitter:
         else:
             for c, raw in columns.items():
                 copy.columns[c] = raw
-            copy.native_key = d.system.native_key(cid, record.values) or copy.native_key
+            if d.system.key_column in columns:
+                copy.native_key = d.system.native_key(cid, record.values) or copy.native_key
 
     def _later(self, record: Record, place: str, delay_s: float, out: Effects) -> None:
         if place not in record.timers:

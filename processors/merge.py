@@ -12,7 +12,8 @@ from processors.edits import UNREADABLE
 from processors.effects import Effects, Notice
 from processors.emit import retry_delay_s
 from processors.plan import BindingPlan, SystemPlan
-from processors.record import Copy, Flight, Parked, Provenance, Record
+from processors.record import Copy, Flight, Held, Parked, Provenance, Record
+from tidelock.avro import NULL
 from tidelock.change import ZERO_POSITION
 from tidelock.envelopes import (
     APPLIED,
@@ -53,6 +54,8 @@ class Merge(Changes):
         flight, copy.flight = copy.flight, None
         quiet = not copy.rare and not receipt.refused and not receipt.values and receipt.outcome == APPLIED
         if receipt.outcome in (APPLIED, STALE):
+            if record.attempts:
+                record.attempts.pop(place, None)
             if flight.op == DELETE_OP:
                 self._on_deleted(record, cid, place, copy, receipt, out)
                 return
@@ -177,6 +180,7 @@ class Merge(Changes):
         system = self.plan.systems[place.partition("/")[0]]
         if receipt.outcome in (APPLIED, STALE):
             copy = record.copies[place] = Copy(receipt.native_key or "", [b""] * len(system.columns))
+            record.attempts.pop(place, None)
             self._land(system, copy, flight, receipt)
             out.counts.append(("landed", place))
         else:
@@ -192,9 +196,34 @@ class Merge(Changes):
     def _on_deleted(self, record: Record, cid: str, place: str, copy: Copy, receipt: Receipt, out: Effects) -> None:
         held, copy.held = copy.held, []
         self._left(record, cid, place, copy, receipt.position or ZERO_POSITION, out)
-        if held and any(not h.gone for h in held) and not record.deleted:
-            out.counts.append(("not_accepted", place))
+        if held:
+            self._lost(record, place, copy, held, out)
         self._finish(record, cid, None, out)
+
+    def _lost(self, record: Record, place: str, copy: Copy, held: list[Held], out: Effects) -> None:
+        """Record what was edited in a copy while our delete of it was under way: the delete has won."""
+        system = self.plan.systems[place.partition("/")[0]]
+        lost: dict[int, tuple[bytes, Provenance]] = {}
+        for h in held:
+            reader = self.readers.get(system, h.schema_id)
+            for c in () if h.gone else [c for c, raw in h.columns.items() if raw != copy.believed(c)]:
+                for b in self.edits.by_column[system.system][c]:
+                    raws = tuple([h.columns.get(i, copy.columns[i]) for i in b.columns])
+                    if not b.reads or b"" in raws:
+                        continue
+                    try:
+                        lost |= {
+                            f: (v, h.provenance) for f, v in zip(b.fields, reader.read(b.index, raws), strict=True)
+                        }
+                    except Reject:
+                        continue
+        for f, (theirs, cause) in lost.items():
+            by = record.provenance(f)
+            if f not in system.accepted:
+                out.counts.append(("not_accepted", place))
+            elif by is not None and theirs != record.values[f]:
+                rule = self.plan.spec.delete_against_edit
+                self.edits.clash(f, place, by, record.values[f], NULL, theirs, rule, "golden", cause, out)
 
     def _park(
         self,
@@ -208,11 +237,9 @@ class Merge(Changes):
         out: Effects,
     ) -> None:
         kind = receipt.kind or ("taken" if receipt.outcome == TAKEN else "rejected")
-        attempts = 1
+        attempts = record.attempts[place] = record.attempts.get(place, 0) + 1
         for binding in system.bindings:
             if any(c in flight.columns for c in binding.columns):
-                before = copy.parked.get(binding.index)
-                attempts = before.attempts + 1 if before else 1
                 values = tuple(record.values[f] for f in binding.fields)
                 copy.parked[binding.index] = Parked(kind, values, attempts)
         if flight.op == DELETE_OP:
@@ -225,8 +252,7 @@ class Merge(Changes):
             self._timer(record, place, "retry", retry_delay_s(attempts), out)
 
     def _park_create(self, record: Record, place: str, kind: str, out: Effects) -> None:
-        before = record.parked.get(place)
-        attempts = before.attempts + 1 if before else 1
+        attempts = record.attempts[place] = record.attempts.get(place, 0) + 1
         record.parked[place] = Parked(kind, tuple(record.values), attempts)
         out.counts.append(("parked", place))
         if kind in PASSING:

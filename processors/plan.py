@@ -170,6 +170,11 @@ class SystemPlan:
             (b for b in self.bindings if b.writes and b.columns == (c,) and self.table.key_from != "generated"), None
         )
 
+    @property
+    def key_column(self) -> int | None:
+        """Return the tracked column that is the key of a direct place; None where the key is not a column we map."""
+        return self._key_binding.columns[0] if self._key_binding is not None else None
+
     def native_key(self, cid: str, values: Sequence[bytes]) -> str | None:
         """Return the key that a record has in a direct place; None if its field is empty."""
         b = self._key_binding

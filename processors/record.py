@@ -13,7 +13,7 @@ import msgspec
 from tidelock.avro import NULL, decode_bytes, encode_bytes
 from tidelock.change import ZERO_POSITION
 
-_MOST_SOURCES = 6  # provenances kept before those no field refers to are dropped
+_MOST_SOURCES = 4  # provenances kept before those no field refers to are dropped
 
 
 class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -115,6 +115,7 @@ class Record(
     departed: list[str] = []  # places it left for good
     timers: dict[str, str] = {}  # place → kind of the entry that will come
     history: dict[int, list[tuple[int, int]]] = {}  # field → [(time, crc of value)]
+    attempts: dict[str, int] = {}  # place → writes refused there since the last that was not
 
     @classmethod
     def new(cls, fields: int) -> Record:

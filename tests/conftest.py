@@ -1,3 +1,3 @@
 """Fixtures live in plugin files by subject; this file only names them."""
 
-pytest_plugins = ["tests.fix_stack", "tests.integration.pgsource"]
+pytest_plugins = ["tests.fix_stack", "tests.fix_installation", "tests.integration.pgsource"]

@@ -157,7 +157,7 @@ class Scene:
 
     def enter(self, kind: str, cid: str = "", system: str = "", *, identity: bool = False, **more: Any) -> None:
         """Let a person or a tool put an entry into the record's journal, or into the identity topic."""
-        self.world.enter(Entry(kind, cid or self.cid, system, "default" if system else "", **more), identity=identity)
+        self.world.enter(Entry(kind, cid or self.cid, system, "default", **more), identity=identity)
 
     def agree(self, *fields: str) -> None:
         """Check that every system shows the golden values, as it spells them."""
@@ -165,4 +165,6 @@ class Scene:
         for s in self.world.systems.values():
             row = self.row(s.name)
             for f in fields or ("email", "name", "city", "points"):
-                assert row[f] in (golden[f], s.stored(f, golden[f])), f"{s.name}.{f} is {row[f]!r}, golden {golden[f]!r}"
+                assert row[f] in (golden[f], s.stored(f, golden[f])), (
+                    f"{s.name}.{f} is {row[f]!r}, golden {golden[f]!r}"
+                )

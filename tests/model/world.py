@@ -211,7 +211,9 @@ class System:
         """Return who has a unique value; None if nobody else has, or values need not be unique here."""
         if not self.unique or not value:
             return None
-        return next((k for k, r in self.rows.items() if r.alive and k != but and r.values[self.unique_on] == value), None)
+        return next(
+            (k for k, r in self.rows.items() if r.alive and k != but and r.values[self.unique_on] == value), None
+        )
 
     def create(self, values: dict[str, Any], ours: bool = False) -> str:
         self.clock += 1

@@ -28,7 +28,7 @@ from tidelock.embedded import Stack
 from tidelock.errors import Fatal
 
 SEED_TIMEOUT_S = 90.0
-REST_TIMEOUT_S = 45.0
+REST_TIMEOUT_S = 60.0
 PAUSE_S = 1.2
 SETTLE_S = 5.0  # the longest pause between a poll and the next one, and the delayed flow, with room to spare
 NIGHT_S = 12.0  # by then the scheduled comparison of the directory has run once more

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from tidelock.demo import records
+from tidelock.demo.evidence import text
 from tidelock.demo.records import ALPHA_2, NAMES, Person
 
 _NAMES = {"crm": ("Carla", "Carlos"), "erp": ("Erik", "Erin"), "legacy": ("Lena",), "directory": ("Dana",)}
@@ -143,22 +144,24 @@ class Desk:
         return out
 
     def edit(self, entity: str, key: str, name: str, value: Any, *, accepted: bool = True) -> None:
-        """Type a value, given in the hub's terms, into one field of a record; nothing happens if it is gone."""
+        """Type a value, given in the hub's terms, into one field of a record; nothing happens if it is gone or has that value."""
         table, key_column, assign, spell = _SETTERS[self.system, entity, name]
         actor = ", changed_by = %s" if (self.system, entity) in _ACTORS else ""
         parameters = [spell(self.rng, value), *([self.rng.choice(_NAMES[self.system])] if actor else []), key]
+        shown = text(name, value)
         began = time.time()
-        done = self._connection.execute(f"update {table} set {assign}{actor} where {key_column}::text = %s", parameters)
-        if done.rowcount:
-            shown = (
-                f"{value:.2f}"
-                if isinstance(value, Decimal)
-                else None
-                if value is None
-                else str(value).lower()
-                if isinstance(value, bool)
-                else str(value)
+        with self._connection.transaction():
+            self._connection.execute(f"select from {table} where {key_column}::text = %s for update", [key])
+            if name != "phone":  # numbers are always new
+                before = self._connection.execute(
+                    f'select "{name}" from canon."{entity}" where key = %s', [key]
+                ).fetchone()
+                if before is None or text(name, before[0]) == shown:
+                    return  # to type again what stands there is no edit, and nobody could tell that it was meant as one
+            done = self._connection.execute(
+                f"update {table} set {assign}{actor} where {key_column}::text = %s", parameters
             )
+        if done.rowcount:
             self._diary.note(began, self.system, entity, key, "edit", name, shown, accepted=accepted)
 
     def count(self, sku: str, by: int) -> None:

@@ -122,7 +122,9 @@ class View:
             if self.figures is not None and self.figures.total("captured"):
                 names = ("captured", "written", "echoes", "conflicts")
                 counts = " · " + ", ".join(f"{self.figures.total(n)} {n}" for n in names)
-            self._console.print(f"{self.elapsed_s:6.1f} s  {self._now}{counts}", markup=False, highlight=False)
+            self._console.print(
+                f"{self.elapsed_s:6.1f} s  {self._now}{counts}", markup=False, highlight=False, soft_wrap=True
+            )
 
     def _render(self) -> RenderableType:
         table = Table(title_justify="left", header_style="bold", expand=False)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from tidelock.embedded import launch
 from tidelock.errors import Fatal
 
 STOP_S = 25.0
@@ -39,17 +40,27 @@ class Workers:
 
     def start(self, config: Path, *roles: str) -> None:
         """Start the supervisor, which starts every worker (or only these roles) as a process of its own."""
+        # A session of its own: Ctrl-C on the terminal reaches us alone, and we stop it in order. If we die otherwise, the kernel
+        # tells it to stop.
+        options = {
+            "uid": None,
+            "gid": None,
+            "parent": os.getpid(),
+            "signal": signal.SIGTERM,
+            "cwd": os.getcwd(),  # noqa: PTH109 - a text is wanted
+            "umask": 0o077,
+        }
+        line = [
+            *(sys.executable, launch.__file__, json.dumps(options)),
+            *(sys.executable, "-m", "tidelock", "run", "--config", str(config)),
+            *(word for role in roles for word in ("--worker", role)),
+        ]
         with self.log.open("ab") as log:
-            # A session of its own: Ctrl-C on the terminal reaches us alone, and we stop it in order.
             self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tidelock", "run", "--config", str(config)),
-                    *(word for role in roles for word in ("--worker", role)),
-                ],
+                line,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
 

@@ -56,7 +56,7 @@ $$;
 
 create view canon.contact as
 select person_no::text as key, lower(trim(mail)) as email, nullif(split_part(full_name, ', ', 2), '') as first_name,
-       split_part(full_name, ', ', 1) as last_name
+       split_part(full_name, ', ', 1) as last_name, canon.country(land) as country
 from v_people;
 
 create view canon.account as
