@@ -218,6 +218,11 @@ class Edits:
         if base is not None and theirs == base:
             return
         golden, by = record.values[f], record.provenance(f)
+        if record.deleted:  # its delete was refused there, or deletes are not written there: nobody will see this edit
+            if f in system.accepted and by is not None and theirs != golden:
+                rule = self.plan.spec.delete_against_edit
+                self.clash(f, place, by, base, NULL, theirs, rule, "golden", cause, out)
+            return
         if f not in system.accepted:
             if base is not None:
                 out.counts.append(("not_accepted", place))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from processors.effects import Effects, Notice, Send, Timer
 from processors.plan import BindingPlan, EntityPlan, FlowPlan, SystemPlan
 from processors.record import Copy, Flight, Parked, Provenance, Record
-from tidelock.avro import NULL
+from tidelock.avro import NULL, decode_slice, fits
 from tidelock.change import Column
 from tidelock.config import Deletes
 from tidelock.envelopes import CREATE_OP, DELETE_OP, UPDATE_OP, Entry
@@ -189,6 +189,8 @@ class Emitter:
                 return None
             if newest is None or by.time > newest.time:
                 newest = by
+        if newest is None and b.enforced:  # nobody has ever said anything, and nothing is what has to stand there
+            return Provenance(d.place, 0, bytes(16), None, "enforced")
         return newest
 
     def _desired(
@@ -401,10 +403,20 @@ class Emitter:
         out.identify.append(Entry("left", cid, system, tenant, copy.native_key, copy.position))
 
     def _disable(self, record: Record, cid: str, d: Destination, copy: Copy, out: Effects) -> None:
-        columns = {c: raw for c, raw in d.system.disable if copy.believed(c) != raw}
+        columns = {c: raw for c, raw in d.system.disable if not self._shows(d.system, copy, c, raw)}
         if columns:
             bases = {c: copy.believed(c) or NULL for c in columns}
             self._send(record, cid, d, copy, UPDATE_OP, columns, bases, {}, _newest(record, d.place), out)
+
+    def _shows(self, system: SystemPlan, copy: Copy, c: int, raw: bytes) -> bool:
+        """Tell whether a column shows a configured value, however capture types it (``0`` written as text stands there as a number)."""
+        believed = copy.believed(c)
+        if believed in (raw, b""):
+            return believed == raw
+        kind = self.readers.get(system, copy.schema_id).types[c] or system.write_types[c]
+        if NULL in (believed, raw) or not fits(kind, believed):
+            return False
+        return str(decode_slice(kind, believed)) == str(decode_slice(system.write_types[c], raw))
 
     def _exit(self, record: Record, cid: str, d: Destination, copy: Copy, out: Effects) -> None:
         """The record does not meet any flow's condition (any more)."""

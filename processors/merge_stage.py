@@ -24,7 +24,7 @@ from processors.merge import Merge
 from processors.plan import EntityPlan, RowReader
 from processors.record import Record
 from processors.stage import Headers, Output, Overlay, Row
-from tidelock.avro import NULL, VALUE_TAGS, decode_slice, encode_long, encode_string, to_value
+from tidelock.avro import NULL, VALUE_TAGS, decode_slice, encode_long, encode_string, fits
 from tidelock.change import Change, ChangeReader, schema_columns, wire_header
 from tidelock.codec import Codec, schema_id
 from tidelock.context import Context
@@ -342,7 +342,13 @@ class MergeStage:
                 parts.append(tags[c] + raw[1:] if raw[0] else NULL)
                 base = bases.get(c, NULL)
                 kind = reader.types[c] if reader is not None else None
-                parts.append(NULL if not base[0] else to_value(kind, base) if kind is not None else tags[c] + base[1:])
+                # What stands there is spelt as capture types it, or as we wrote it if nobody has captured it since.
+                if not base[0]:
+                    parts.append(NULL)
+                elif kind is not None and fits(kind, base):
+                    parts.append(VALUE_TAGS[kind] + base[1:])
+                else:
+                    parts.append(tags[c] + base[1:])
         parts.append(b"\x00")
         return b"".join(parts)
 

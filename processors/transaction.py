@@ -7,7 +7,9 @@ librdkafka sorts transactional errors into retriable (call again), abortable and
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +19,9 @@ from tidelock.errors import Fatal, Retry
 from tidelock.kafka import KafkaClients, translate
 
 TIMEOUT_MS = 30_000
+# A broker that crashed may have forgotten who the static member is: the consumer is fenced for good, and librdkafka goes on
+# asking in vain, without an error. Only a new consumer helps.
+SEND_PATIENCE_S = 12.0
 
 
 class Transaction:
@@ -73,7 +78,8 @@ class Transaction:
         """Make input offsets part of the transaction. The group's metadata is fetched here, as late as can be: it goes stale."""
         self._call(
             "sending offsets to the transaction",
-            lambda: self.producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 10.0),
+            lambda: self.producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 5.0),
+            patience_s=SEND_PATIENCE_S,
         )
 
     def commit(self) -> None:
@@ -94,8 +100,12 @@ class Transaction:
                 self.producer.abort_transaction(5.0)
         self._open = False
 
-    def _call(self, doing: str, call: Callable[..., Any], *args: Any) -> None:
-        """Call until it is done: a retriable error (also a timeout) leaves the outcome open, and only calling again settles it."""
+    def _call(self, doing: str, call: Callable[..., Any], *args: Any, patience_s: float = math.inf) -> None:
+        """Call until it is done: a retriable error (also a timeout) leaves the outcome open, and only calling again settles it.
+
+        Raises Fatal after ``patience_s``, where a new start settles it as well.
+        """
+        end = time.monotonic() + patience_s
         while True:
             try:
                 call(*args)
@@ -104,6 +114,11 @@ class Transaction:
                 inner = error.args[0]
                 if inner.fatal() or inner.txn_requires_abort() or not inner.retriable():
                     raise self._failed(error, doing) from error
+                if time.monotonic() > end:
+                    raise Fatal(
+                        f"Kafka, {doing}: nothing for {patience_s:.0f} s ({inner.str()})",
+                        hint="restart this worker; it goes on from its last committed offset",
+                    ) from error
                 if self._stop.wait(0.1):
                     raise Fatal(f"Kafka, {doing}: asked to stop while waiting ({inner.str()})") from error
 

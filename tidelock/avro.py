@@ -189,6 +189,14 @@ SKIP: dict[FieldType, Callable[[bytes, int], int]] = {
 }
 
 
+def fits(kind: FieldType, data: bytes) -> bool:
+    """Tell whether a slice can be of a type: whether that type's encoding ends where it ends."""
+    try:
+        return data == NULL or SKIP[kind](data, 1) == len(data)
+    except IndexError:
+        return False
+
+
 def micros(moment: dt.datetime) -> int:
     """Return microseconds since 1970 UTC; a naive moment is taken as UTC."""
     if moment.tzinfo is None:

@@ -62,10 +62,10 @@ def test_a_database_that_does_not_answer_is_named_with_its_address(installation:
     assert "host" in one["hint"] and "dsn" in one["hint"]
 
 
-def test_a_worker_says_why_it_cannot_begin_and_ends_or_waits(installation: Installation, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_begin_says_why_and_ends(installation: Installation, tmp_path: Path) -> None:
     at = installation
     text = at.config.read_text().replace("table: person", "table: persons")
-    done = told(at, text, tmp_path, "run", "--worker", "sink.erp", "--slot", "0")
+    done = told(at, text, tmp_path, "run", "--worker", "capture.erp", "--slot", "0")
     assert done.returncode == FAILED, done.stderr
     assert "persons" in done.stderr and "erp" in done.stderr
     assert "→" in done.stderr or "\\u2192" in done.stderr, done.stderr

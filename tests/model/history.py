@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from tests.model.world import ENTITY, FIELDS, System, World
+from tests.model.systems import System
+from tests.model.world import ENTITY, FIELDS, World
 from tidelock.config import Config, Policy
 from tidelock.envelopes import TAKEN
 
@@ -16,7 +17,9 @@ def config_of(r: random.Random, systems: list[System]) -> Config:
     """Make a configuration: two or three systems, full mesh or ring, a policy per field."""
     names = [s.name for s in systems]
     if len(names) == 3 and r.random() < 0.3:
-        flows = [{"entity": ENTITY, "from": a, "to": b} for a, b in zip(names, names[1:] + names[:1], strict=True)]
+        flows: list[dict[str, Any]] = [
+            {"entity": ENTITY, "from": a, "to": b} for a, b in zip(names, names[1:] + names[:1], strict=True)
+        ]
     else:
         flows = [{"entity": ENTITY, "from": a, "to": [b for b in names if b != a]} for a in names]
     return Config.model_validate(

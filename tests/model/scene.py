@@ -10,7 +10,8 @@ from typing import Any
 
 from processors import record as records
 from processors.record import Record
-from tests.model.world import ENTITY, System, World
+from tests.model.systems import System
+from tests.model.world import ENTITY, World
 from tidelock.avro import FieldType
 from tidelock.change import Column
 from tidelock.config import Config
@@ -148,6 +149,12 @@ class Scene:
         found = [kept[name] for kept in self.world.states["merge"].kept.values() if name in kept]
         (value,) = found
         return records.decode(value)[1]
+
+    def entries(self) -> list[str]:
+        """Return the kinds of the entries that the journal holds."""
+        t, codec = self.world.context.topics, self.world.context.codec
+        values = [m.value() or b"" for messages in self.world.topics.get(t.journal(ENTITY), ()) for m in messages]
+        return [Entry.decode(v).kind for v in values if codec.kind(v) == "Entry"]
 
     def messages(self) -> int:
         """Return how many messages all topics hold."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.model.history import History
 
-SEEDS = range(300)
+SEEDS = range(500)
 SLICES = 4
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.model.history import History
-from tests.model.world import System
+from tests.model.systems import System
 
 pick = st.integers(0, 7)  # one of what there is; taken modulo its number
 
@@ -118,7 +118,7 @@ class Installation(RuleBasedStateMachine):
 
 TestInstallation = Installation.TestCase
 TestInstallation.settings = settings(
-    max_examples=250,
+    max_examples=700,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

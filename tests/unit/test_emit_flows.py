@@ -9,7 +9,10 @@ import pytest
 
 from processors.emit import retry_delay_s
 from tests.model.scene import Scene, columns
-from tests.model.world import System
+from tests.model.systems import System
+from tests.model.world import ENTITY
+from tidelock.avro import encode_string
+from tidelock.envelopes import CREATE_OP, TAKEN, Receipt, Receipts, encode_write_head
 
 KINDS = columns(email="string", name="string", status="string")
 FIELDS: dict[str, dict[str, Any]] = {"email": {}, "name": {}, "status": {}}
@@ -53,6 +56,41 @@ def test_a_create_that_is_not_wanted_frees_its_place() -> None:
     s.settle()
     assert set(s.world.linked()) == {("alpha", "alpha1"), ("beta", b)}
     assert len(set(s.world.linked().values())) == 1
+
+
+@pytest.mark.parametrize("kind", ["no_create", "park"])
+def test_an_answer_to_an_earlier_ask_does_not_end_the_present_one(kind: str) -> None:
+    """Asks and answers cross: only the answer to the create under way ends it, else two would be made, or none be known."""
+    s = scene(ACTIVE)
+    a = born(s, status="draft")
+    s["alpha"].update(a, {"status": "active"})
+    s.run("sink:beta")  # asked for, and granted
+    asked = s.record().creating["beta/default"].version
+    if kind == "no_create":
+        names = b"".join(encode_string(x) for x in ("beta", "default", ENTITY))
+        head = encode_write_head(
+            s.cid.encode(),
+            asked - 1,
+            CREATE_OP,
+            None,
+            encode_string("alpha"),
+            0,
+            bytes(16),
+            None,
+            encode_string(""),
+            names,
+        )
+        payload = s.world.context.codec.header("write") + head + b"\x00"
+    else:
+        pack = Receipts("beta", "default", ENTITY, 0, [Receipt(s.cid, asked - 1, TAKEN, kind="taken")])
+        payload = s.world.receipts_header + pack.encode()
+    s.enter(kind, system="beta", payload=payload)
+    s.run("sink:beta")
+    assert s.record().creating["beta/default"].version == asked
+    s.settle()
+    assert len(s.writes("beta")) == 1
+    s.agree("email", "name", "status")
+    assert len(s.world.linked()) == 2
 
 
 @pytest.mark.parametrize(("on_exit", "row"), [("keep", ("n", "active")), ("delete", None), ("disable", ("n", "off"))])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.model.scene import FIELD_SPECS, Scene, columns
-from tests.model.world import System
+from tests.model.systems import System
 from tidelock.avro import FieldType, encode_slice
 from tidelock.envelopes import Write
 
@@ -177,18 +177,20 @@ def test_an_enforced_field_is_set_back() -> None:
 
 
 def test_a_value_goes_only_where_flows_carry_it() -> None:
-    """Two sources of one destination: what one of them says is never written to the other."""
-    flows = [{"from": "alpha", "to": "beta"}, {"from": "gamma", "to": "beta"}]
-    s = Scene(System("alpha", unique=True), System("beta", unique=True), System("gamma", unique=True), flows=flows)
-    s["alpha"].create({"email": "p@x", "name": "n", "city": "c"})
-    s["gamma"].create({"email": "p@x", "name": "n", "city": "c"})
+    """Two sources of one destination: what one of them says is never written to the other, though a third may write there."""
+    flows = [{"from": a, "to": b} for a, b in (("delta", "alpha"), ("alpha", "beta"), ("gamma", "beta"))]
+    s = Scene(*(System(n, unique=True) for n in ("alpha", "beta", "gamma", "delta")), flows=flows)
+    for name in ("alpha", "gamma", "delta"):
+        s[name].create({"email": "p@x", "name": "n", "city": "c"})
     s.settle()
     assert len(s.world.golden()) == 1
+    before = len(s.world.writes)
     s["gamma"].update(s.key("gamma"), {"city": "York"})
+    s["gamma"].update(s.key("gamma"), {"name": None, "points": 3})
     s.settle()
     assert s.row("beta")["city"] == s.golden["city"] == "York"
-    assert s.row("alpha")["city"] == "c"
-    assert s.writes("alpha") == s.writes("gamma") == []
+    assert s.row("alpha")["city"] == s.row("delta")["city"] == "c"
+    assert {w.system for w in s.world.writes[before:]} == {"beta"}
 
 
 # ------------------------------------------------------------------------------------------------------- parked writes
@@ -292,7 +294,7 @@ DISABLED = {"disable": {"status": "off"}}
 
 def status_scene(**tables: dict[str, Any]) -> Scene:
     """Return systems whose table has a status."""
-    specs = {"email": {}, "name": {}, "status": {}}
+    specs: dict[str, dict[str, Any]] = {"email": {}, "name": {}, "status": {}}
     s = Scene(*(System(n, columns=STATUS) for n in ("alpha", "beta", "gamma")), fields=specs, tables=tables)
     s["alpha"].create({"email": "p@x", "name": "n", "status": "on"})
     s.run()
@@ -399,3 +401,20 @@ def test_merge_makes_two_records_one() -> None:
     assert set(s.world.linked().values()) == {winner}
     assert list(s.world.golden()) == [winner]
     s.agree("name", "city", "email")
+
+
+@pytest.mark.xfail(
+    reason="identify links what was created for a record merged away as if it were nobody's", strict=True
+)
+def test_merge_while_the_losers_create_is_under_way_makes_no_double() -> None:
+    """What comes into being for the loser is held as another copy of the winner; it is not born again and sent everywhere."""
+    s = Scene("alpha", "beta")
+    a = s["alpha"].create({"email": "p@x", "name": "Ada"})
+    s.run()
+    b = s["beta"].create({"email": "q@x", "name": "Ada L."})
+    s.run("sink:alpha")
+    winner, loser = s.world.linked()["alpha", a], s.world.linked()["beta", b]
+    s.enter("merge", winner, identity=True, keys=(loser,))
+    s.settle()
+    assert list(s.world.golden()) == [winner]
+    assert len(s.rows("beta")) == 2

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from processors.record import _MOST_SOURCES, Copy, Flight, Held, Parked, Provenance, Record, decode, encode, reorder
 from tests.model.scene import FIELD_SPECS, Scene, configure
-from tests.model.world import System
+from tests.model.systems import System
 from tidelock.avro import NULL, FieldType, encode_slice
 
 LAYOUT = b"12345678"

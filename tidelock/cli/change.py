@@ -16,6 +16,7 @@ from tidelock.cli.look import resolve_record
 from tidelock.envelopes import Entry
 from tidelock.errors import Fatal
 from tidelock.kafka import flush
+from tidelock.topicread import read_latest
 from tidelock.workers import now_micros
 
 
@@ -95,6 +96,34 @@ def release(
             producer.produce(session.topics.journal(name), value=value, partition=partition)
     flush(producer)
     err.print(f"{actor} may pass; now take the parked changes in: tidelock dlq retry --kind actor_limit --apply")
+
+
+def resync(
+    entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
+    system: Annotated[str | None, typer.Option(help="Only what goes to this system.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Ask every record to look again at what its systems should hold: creates what a system lacks, tries parked writes again.
+
+    What stands right already is not written. Used after a first start with `run --link-only`.
+    """
+    session = Session(config)
+    if system is not None and system not in session.config.systems:
+        raise Fatal(f"there is no system {system!r}", hint=f"systems: {', '.join(session.config.systems)}")
+    header = session.codec.header("entry")
+    producer = session.kafka.producer("tidelock-cli")
+    asked = 0
+    for name in [entity] if entity else list(session.config.entities):
+        for cid in read_latest(session.kafka, [session.topics.hub(name)]):
+            for place in (
+                [system] if system else [s for s, spec in session.config.systems.items() if name in spec.entities]
+            ):
+                entry = Entry("resync", cid.decode(), place, session.config.systems[place].tenant)
+                producer.produce(session.topics.journal(name), key=cid, value=header + entry.encode())
+                asked += 1
+            producer.poll(0)
+    flush(producer)
+    err.print(f"{asked} looks asked for; `tidelock status` shows what is written")
 
 
 def resolve(

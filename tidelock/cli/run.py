@@ -78,9 +78,14 @@ def run(
         int | None, typer.Option(help="Run one worker of the role in this very process, with this slot number.")
     ] = None,
     scale: Annotated[list[str] | None, typer.Option(help="role=number, for example merge=2.")] = None,
+    link_only: Annotated[
+        bool, typer.Option("--link-only", help="Read and link what is there, create nothing yet: for the first start.")
+    ] = False,
 ) -> None:
     """Run the workers until Ctrl-C: every one a process of its own, restarted if it ends. Starts the embedded servers if needed."""
     loaded = read_config(config)
+    if link_only:
+        loaded = without_creates(loaded)
     bootstrap, registry = start_servers(loaded)
     logs.set_up()
     unknown = sorted(set(worker or []) - set(roles(loaded)))
@@ -99,7 +104,21 @@ def run(
     supervisor = Supervisor(loaded, bootstrap, registry, only=worker, slots=_scale(scale or []))
     supervisor.start()
     err.print(f"{len(supervisor.pids)} workers run; Ctrl-C stops them")
+    if link_only:
+        err.print(
+            "nothing is created: when `tidelock status` shows every seed done, look at `tidelock links`, stop this,"
+            " `tidelock resync`, and `tidelock run`"
+        )
     raise typer.Exit(supervisor.run())
+
+
+def without_creates(config: Config) -> Config:
+    """Return the configuration with every flow creating nothing.
+
+    Two systems that hold the same records are to be read wholly before either gets what it seems to lack: otherwise a record that has not
+    been read yet would be created a second time.
+    """
+    return config.model_copy(update={"flows": tuple(f.model_copy(update={"create": False}) for f in config.flows)})
 
 
 def _scale(given: list[str]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.model.scene import FIELD_SPECS, Scene, configure
-from tests.model.world import Seen, System
+from tests.model.systems import Seen, System
 
 
 def test_s1_two_systems_edit_different_fields_at_once() -> None:
