@@ -33,7 +33,7 @@ from tidelock.envelopes import Entry, Receipts, encode_write_head, plain_system
 from tidelock.errors import Reject
 
 LAYOUT_KEY = b"!layout/"
-CACHE_RECORDS = 20_000  # decoded records kept per worker; about 4 kB each
+CACHE_RECORDS = 8_000  # decoded records kept per worker, about 4 kB each; the store keeps many more encoded
 
 
 class _Entity:

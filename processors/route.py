@@ -47,7 +47,7 @@ class RouteWorker:
         self._sources = sources(context)
         name = context.name
         header = context.codec.header("entry")
-        self.store = Store(context.data, buffer_bytes=12 * MB, cache_bytes=24 * MB)
+        self.store = Store(context.data, buffer_bytes=12 * MB, cache_bytes=16 * MB, recent_bytes=8 * MB)
         self.router = Router(self._sources, header, self.store.get)
         self._restorer = Restorer(context.kafka, name, self.store)
         self._producer = context.kafka.producer(name, linger_ms=1)

@@ -12,6 +12,7 @@ import hashlib
 import shutil
 import struct
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ Changes = dict[bytes, bytes | None]  # None: the key is gone
 _MARK = struct.Struct(">qqd")
 _DATA, _META = b"d", b"m"
 _ABSENT = object()
+_OVERHEAD_BYTES = 250  # of one recent value: its key, both objects, and its place in the dictionary
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,12 +44,14 @@ class Mark:
 
 
 class Store:
-    """Keep keys and values by scope, in ``folder``; about ``buffer_bytes`` + ``cache_bytes`` of memory.
+    """Keep keys and values by scope, in ``folder``; about ``buffer_bytes`` + ``cache_bytes`` + ``recent_bytes`` of memory.
 
     Raises Fatal if another process has it open. A damaged store is thrown away: the changelog has everything.
     """
 
-    def __init__(self, folder: Path, *, buffer_bytes: int = 24 * MB, cache_bytes: int = 40 * MB) -> None:
+    def __init__(
+        self, folder: Path, *, buffer_bytes: int = 24 * MB, cache_bytes: int = 16 * MB, recent_bytes: int = 56 * MB
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder / "store"
         self._prefixes: dict[Scope, bytes] = {}
@@ -55,6 +59,10 @@ class Store:
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True  # a property, whatever the stub says
         self._db = self._open()
+        # The values written last, oldest first: what is read is mostly what was written a moment ago, and RocksDB costs 20 times as much.
+        self._recent: OrderedDict[bytes, bytes] = OrderedDict()
+        self._recent_bytes = 0
+        self._most_recent_bytes = recent_bytes
 
     def _open(self) -> Any:
         try:
@@ -78,13 +86,19 @@ class Store:
 
     def get(self, scope: Scope, key: bytes) -> bytes | None:
         """Return a value, None if there is none."""
-        value: bytes | None = self._db.get(self.prefix(scope) + key)
-        return value
+        name = self.prefix(scope) + key
+        value: bytes | None = self._recent.get(name)
+        return value if value is not None else self._db.get(name)
 
     def get_many(self, scope: Scope, keys: list[bytes]) -> list[bytes | None]:
         """Return the values of many keys, in their order."""
-        prefix = self.prefix(scope)
-        values: list[bytes | None] = self._db.get([prefix + key for key in keys])
+        prefix, recent = self.prefix(scope), self._recent
+        names = [prefix + key for key in keys]
+        values: list[bytes | None] = [recent.get(name) for name in names]
+        if None in values:
+            missing = [i for i, value in enumerate(values) if value is None]
+            for i, value in zip(missing, self._db.get([names[i] for i in missing]), strict=True):
+                values[i] = value
         return values
 
     def scan(self, scope: Scope, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -99,14 +113,24 @@ class Store:
     def write(self, changes: Mapping[Scope, Changes], marks: Mapping[Scope, Mark]) -> None:
         """Write data and marks in one atomic batch."""
         batch = WriteBatch(raw_mode=True)
-        put, delete = batch.put, batch.delete
+        put, delete, recent = batch.put, batch.delete, self._recent
+        size = self._recent_bytes
         for scope, keys in changes.items():
             prefix = self.prefix(scope)
             for key, value in keys.items():
+                name = prefix + key
+                before = recent.pop(name, None)
+                if before is not None:
+                    size -= len(before) + _OVERHEAD_BYTES
                 if value is None:
-                    delete(prefix + key)
+                    delete(name)
                 else:
-                    put(prefix + key, value)
+                    put(name, value)
+                    recent[name] = value
+                    size += len(value) + _OVERHEAD_BYTES
+        while size > self._most_recent_bytes:
+            size -= len(recent.popitem(last=False)[1]) + _OVERHEAD_BYTES
+        self._recent_bytes = size
         for scope, mark in marks.items():
             put(_META + self.prefix(scope), _MARK.pack(mark.changelog, mark.input, mark.at) + mark.topic_id.encode())
         self._db.write(batch, self._unlogged)
@@ -128,6 +152,8 @@ class Store:
     def wipe(self, scope: Scope) -> None:
         """Forget everything of a scope, its mark too."""
         prefix = self.prefix(scope)
+        self._recent.clear()
+        self._recent_bytes = 0
         batch = WriteBatch(raw_mode=True)
         batch.delete_range(prefix, _after(prefix))
         batch.delete(_META + prefix)

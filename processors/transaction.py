@@ -7,10 +7,9 @@ librdkafka sorts transactional errors into retriable (call again), abortable and
 from __future__ import annotations
 
 import contextlib
-import math
+import faulthandler
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -19,9 +18,20 @@ from tidelock.errors import Fatal, Retry
 from tidelock.kafka import KafkaClients, translate
 
 TIMEOUT_MS = 30_000
-# A broker that crashed may have forgotten who the static member is: the consumer is fenced for good, and librdkafka goes on
-# asking in vain, without an error. Only a new consumer helps.
-SEND_PATIENCE_S = 12.0
+OVERDUE_S = 30  # librdkafka's own limits are 10 s; after a broker was killed a call has been seen never to come back
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """End the process if a call hangs: by the commit order that is safe at any point, and the supervisor starts it again.
+
+    faulthandler's timer is a thread of C, so it fires whatever holds the interpreter; it prints where the call hung.
+    """
+    faulthandler.dump_traceback_later(OVERDUE_S, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class Transaction:
@@ -78,8 +88,7 @@ class Transaction:
         """Make input offsets part of the transaction. The group's metadata is fetched here, as late as can be: it goes stale."""
         self._call(
             "sending offsets to the transaction",
-            lambda: self.producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 5.0),
-            patience_s=SEND_PATIENCE_S,
+            lambda: self.producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 10.0),
         )
 
     def commit(self) -> None:
@@ -100,25 +109,17 @@ class Transaction:
                 self.producer.abort_transaction(5.0)
         self._open = False
 
-    def _call(self, doing: str, call: Callable[..., Any], *args: Any, patience_s: float = math.inf) -> None:
-        """Call until it is done: a retriable error (also a timeout) leaves the outcome open, and only calling again settles it.
-
-        Raises Fatal after ``patience_s``, where a new start settles it as well.
-        """
-        end = time.monotonic() + patience_s
+    def _call(self, doing: str, call: Callable[..., Any], *args: Any) -> None:
+        """Call until it is done: a retriable error (also a timeout) leaves the outcome open, and only calling again settles it."""
         while True:
             try:
-                call(*args)
+                with _limited():
+                    call(*args)
                 return
             except KafkaException as error:
                 inner = error.args[0]
                 if inner.fatal() or inner.txn_requires_abort() or not inner.retriable():
                     raise self._failed(error, doing) from error
-                if time.monotonic() > end:
-                    raise Fatal(
-                        f"Kafka, {doing}: nothing for {patience_s:.0f} s ({inner.str()})",
-                        hint="restart this worker; it goes on from its last committed offset",
-                    ) from error
                 if self._stop.wait(0.1):
                     raise Fatal(f"Kafka, {doing}: asked to stop while waiting ({inner.str()})") from error
 

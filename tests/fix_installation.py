@@ -201,7 +201,7 @@ class Installation:
     def rows(self, system: str) -> list[Row]:
         """Return what a system holds, under the entity's names; nothing while the store has no table yet."""
         try:
-            return [tuple(row) for row in self.db(system).execute(ROWS[system].encode()).fetchall()]  # type: ignore[misc]
+            return [tuple(row) for row in self.db(system).execute(ROWS[system].encode()).fetchall()]
         except psycopg.errors.UndefinedTable:
             return []
 

@@ -18,7 +18,7 @@ _PRODUCER = {
     "acks": "all",
     "enable.idempotence": True,
     "compression.type": "lz4",
-    "linger.ms": 2,
+    "linger.ms": 8,
     "batch.size": 1_000_000,
     "batch.num.messages": 20_000,
     "queue.buffering.max.messages": 500_000,

@@ -7,6 +7,7 @@ CPU per worker and shares memory. They end with the supervisor: each looks wheth
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from tidelock.config import Config
 from tidelock.workers import GROUP, make_context, roles, run
 
 RESTART_PAUSE_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 FORGIVEN_AFTER_S = 60.0  # a worker that has run so long starts its next pause from the beginning
 
 
@@ -167,6 +169,8 @@ def _secrets(config: Config) -> dict[str, str]:
 
 
 def _child(config_json: str, secrets: dict[str, str], bootstrap: str, registry: str, role: str, slot: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # Linux: end with the parent, even where a call hangs
+        ctypes.CDLL("libc.so.6").prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     data = json.loads(config_json)
     for path, value in secrets.items():
         *parents, leaf = path.split(".")

@@ -54,7 +54,8 @@ class FallibleWorkers:
             if process.is_alive():
                 continue
             point = self._armed[role]
-            assert point is not None and process.exitcode == -signal.SIGKILL, (role, point, process.exitcode)
+            assert point is not None, (role, process.exitcode)
+            assert process.exitcode == -signal.SIGKILL, (role, point, process.exitcode)
             self.died.append((role, point))
             self._start(role)
 

@@ -49,7 +49,8 @@ def test_a_wrong_password_is_named_with_the_system_and_never_shown(installation:
     done = told(at, at.config.read_text().replace(right, wrong), tmp_path, "check", "--json")
     one = finding(done, "systems.erp.dsn")
     assert "password authentication failed" in one["message"]
-    assert "password" in one["hint"] and "dsn" in one["hint"]
+    assert "password" in one["hint"]
+    assert "dsn" in one["hint"]
     assert "no-such-secret" not in done.stdout + done.stderr
 
 
@@ -58,8 +59,10 @@ def test_a_database_that_does_not_answer_is_named_with_its_address(installation:
     right = at.dsn["crm"]
     text = at.config.read_text().replace(right, right.replace(f":{urlsplit(right).port}/", ":1/"))
     one = finding(told(at, text, tmp_path, "check", "--json"), "systems.crm.dsn")
-    assert "127.0.0.1" in one["message"] and "port 1" in one["message"]
-    assert "host" in one["hint"] and "dsn" in one["hint"]
+    assert "127.0.0.1" in one["message"]
+    assert "port 1" in one["message"]
+    assert "host" in one["hint"]
+    assert "dsn" in one["hint"]
 
 
 def test_a_worker_that_cannot_begin_says_why_and_ends(installation: Installation, tmp_path: Path) -> None:
@@ -67,7 +70,8 @@ def test_a_worker_that_cannot_begin_says_why_and_ends(installation: Installation
     text = at.config.read_text().replace("table: person", "table: persons")
     done = told(at, text, tmp_path, "run", "--worker", "capture.erp", "--slot", "0")
     assert done.returncode == FAILED, done.stderr
-    assert "persons" in done.stderr and "erp" in done.stderr
+    assert "persons" in done.stderr
+    assert "erp" in done.stderr
     assert "→" in done.stderr or "\\u2192" in done.stderr, done.stderr
 
 
@@ -106,7 +110,8 @@ def test_a_configuration_that_is_not_there_says_how_to_get_one(tmp_path: Path) -
     command = [sys.executable, "-m", "tidelock", "run", "--config", str(tmp_path / "none.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == FAILED
-    assert "none.yaml" in done.stderr.replace("\n", "") and "tidelock init" in done.stderr
+    assert "none.yaml" in done.stderr.replace("\n", "")
+    assert "tidelock init" in done.stderr
 
 
 def test_a_second_run_of_the_same_folder_is_refused_and_disturbs_nothing(installation: Installation) -> None:
@@ -115,8 +120,10 @@ def test_a_second_run_of_the_same_folder_is_refused_and_disturbs_nothing(install
         before = installation.pids()
         done = installation.cli("run")
         assert done.returncode == FAILED
-        assert "run already" in done.stderr and "`tidelock down`" in done.stderr
-        assert installation.running and installation.pids() == before
+        assert "run already" in done.stderr
+        assert "`tidelock down`" in done.stderr
+        assert installation.running
+        assert installation.pids() == before
     finally:
         installation.stop()
     assert not installation.pids()
@@ -126,4 +133,5 @@ def test_a_second_run_of_the_same_folder_is_refused_and_disturbs_nothing(install
 def test_an_unknown_worker_gets_the_list_of_those_there_are(installation: Installation) -> None:
     done = installation.cli("run", "--worker", "sink.epr")
     assert done.returncode == FAILED
-    assert "sink.epr" in done.stderr and "sink.erp" in done.stderr
+    assert "sink.epr" in done.stderr
+    assert "sink.erp" in done.stderr

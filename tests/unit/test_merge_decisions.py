@@ -380,6 +380,19 @@ def test_unlink_lets_a_copy_go_and_split_makes_it_a_record() -> None:
     assert s.world.linked()["beta", b] != s.world.linked()["alpha", "alpha1"]
 
 
+def test_a_record_is_found_under_its_present_match_key() -> None:
+    """Whoever is re-mailed is recognised by the new e-mail elsewhere, and no longer by the old one."""
+    s = Scene("alpha", "beta", flows=[{"from": "alpha", "to": "beta", "create": False}])
+    a = s.seed()
+    s["alpha"].update(a, {"email": "q@x"})
+    s.settle()
+    new, old = s["beta"].create({"email": "q@x"}), s["beta"].create({"email": "p@x"})
+    s.settle()
+    linked = s.world.linked()
+    assert linked["beta", new] == linked["alpha", a] != linked["beta", old]
+    assert s["beta"].rows[new].values["name"] == "n"
+
+
 def test_merge_makes_two_records_one() -> None:
     """The copies of the loser become copies of the winner where it has none."""
     s = Scene(
