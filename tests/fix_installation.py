@@ -200,10 +200,14 @@ class Installation:
 
     def rows(self, system: str) -> list[Row]:
         """Return what a system holds, under the entity's names; nothing while the store has no table yet."""
-        try:
-            return [tuple(row) for row in self.db(system).execute(ROWS[system].encode()).fetchall()]
-        except psycopg.errors.UndefinedTable:
-            return []
+        for _ in range(2):
+            try:
+                return [tuple(row) for row in self.db(system).execute(ROWS[system].encode()).fetchall()]
+            except psycopg.errors.UndefinedTable:
+                return []
+            except psycopg.OperationalError:  # the server was killed meanwhile: look again by a new connection
+                self._connections.pop(system).close()
+        raise AssertionError(f"{system} cannot be read")
 
     def row(self, system: str, number: str) -> Row | None:
         """Return one contact as a system holds it."""

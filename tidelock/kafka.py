@@ -134,7 +134,7 @@ def translate(error: KafkaException, doing: str) -> TidelockError:
     """Turn a Kafka error into Retry or Fatal."""
     inner = error.args[0] if error.args else None
     text = f"Kafka, {doing}: {inner.str() if isinstance(inner, KafkaError) else error}"
-    if isinstance(inner, KafkaError) and not inner.fatal():
+    if isinstance(inner, KafkaError) and not inner.fatal() and inner.code() not in _FINAL:
         if inner.code() in _AUTHORISATION:
             return Fatal(text, hint="check the credentials under `kafka.settings` and the rights of that user")
         return Retry(text, hint="check that the brokers in `kafka.bootstrap` are up (`tidelock status`)")
@@ -148,6 +148,8 @@ _AUTHORISATION = {
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
+# The client itself is done for: only a new one helps, and a worker that ends gets one. (A consumer's fatal error does not say `fatal()`.)
+_FINAL = {KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError.TOPIC_EXCEPTION}
 # Passing troubles that librdkafka reports through the queue and mends by itself.
 _PASSING = {
     KafkaError._TRANSPORT,

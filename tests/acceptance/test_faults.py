@@ -111,36 +111,6 @@ def test_s10_a_backlog_behind_a_sink_that_is_stopped_parks_and_then_flows(runnin
     assert not [r for r in at.rows("store") if r[0].startswith("backlog-")]
 
 
-def test_s12_a_lost_slot_is_said_plainly_and_the_way_out_works(running: Installation) -> None:
-    at = running
-    at.insert("crm", "slot-1", city="before")
-    wait(lambda: at.row("erp", "slot-1") is not None, at.said)
-    at.wait_converged()
-    at.stop()
-    slots = at.db("crm").execute("select slot_name from pg_replication_slots where database = current_database()")
-    ((slot,),) = slots.fetchall()
-    at.execute("crm", "select pg_drop_replication_slot(%s)", slot)
-    at.insert("crm", "slot-2")
-    at.update("crm", "slot-1", "city", "meanwhile")
-    size = at.log.stat().st_size
-    at.start()
-    said = f"replication slot {slot} of system crm is gone"
-    wait(lambda: said in at.log.read_text()[size:], at.said)
-    assert "tidelock seed crm --recreate-slot" in at.log.read_text()[size:]
-    at.insert("crm", "slot-3")
-    at.insert("erp", "slot-4")
-    wait(lambda: at.row("crm", "slot-4") is not None, at.said)  # the other direction goes on
-    assert at.row("erp", "slot-2") is None
-    assert at.row("erp", "slot-3") is None
-    left = at.db("crm").execute("select 1 from pg_replication_slots where database = current_database()").fetchall()
-    assert not left  # it did not quietly make itself a new one
-    done = at.cli("seed", "crm", "--recreate-slot")
-    assert done.returncode == 0, done.stderr
-    wait(lambda: at.row("erp", "slot-2") is not None and at.row("erp", "slot-3") is not None, at.said)
-    at.wait_converged()
-    assert at.row("erp", "slot-1") == ("slot-1", None, "meanwhile", None, 0)
-
-
 @pytest.mark.parametrize("value", [b"not avro at all", NO_SUCH_SCHEMA], ids=["raw", "unknown-schema"])
 def test_s8_a_poison_record_becomes_a_dead_letter_and_nothing_else_stops(running: Installation, value: bytes) -> None:
     at = running
