@@ -170,7 +170,7 @@ def test_a_date_without_end_becomes_a_dead_letter_and_nothing_stops(world: Calla
     (letter,) = Topic(context, context.topics.dlq("capture", "crm", "contact")).messages()
     assert letter.key() == b"default/1"
     assert b"infinity" in letter.value()
-    assert dict(letter.headers())["tidelock.kind"] == b"infinite_date"
+    assert dict(letter.headers())["dlq.kind"] == b"infinite_date"
 
 
 def test_no_topic_sees_a_sensitive_column_not_even_a_dead_letter(world: Callable[..., World]) -> None:
