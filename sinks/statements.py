@@ -82,14 +82,17 @@ class Shape:
         return " and ".join(f"t.{ident(k)} = {p.value}" for k, p in zip(self.table.key, self.keys, strict=True))
 
     def unmoved(self, i: int) -> str:
-        """Return the condition that nobody else has changed a column: it has its base, or what is to be written already."""
-        name = self.names[i]
-        value, base = self.values[i], self.bases[i]
+        """Return the condition that nobody else has changed a column: it has its base.
+
+        A column that has what is to be written already was changed by somebody all the same: two people who each count one up
+        write the same number, and both must count.
+        """
+        name, base = self.names[i], self.bases[i]
         own = f"t.{ident(name)}"
         if self.table.columns[name].comparable:
-            same = f"({own} is not distinct from {base.value} or {own} is not distinct from {value.value})"
+            same = f"{own} is not distinct from {base.value}"
         else:
-            same = f"({own}::text is not distinct from {base.text} or {own}::text is not distinct from {value.text})"
+            same = f"{own}::text is not distinct from {base.text}"
         return f"(not v.f{i} or {same})" if self.flags else same
 
     def assignments(self) -> str:
