@@ -20,25 +20,6 @@ SESSION = (
     "-c bytea_output=hex -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
 )
 
-# Built-in type ids never change (src/include/catalog/pg_type.dat); everything else travels as its text.
-TYPES: dict[int, FieldType] = {
-    20: FieldType.INTEGER,
-    21: FieldType.INTEGER,
-    23: FieldType.INTEGER,
-    26: FieldType.INTEGER,  # oid
-    700: FieldType.NUMBER,
-    701: FieldType.NUMBER,
-    1700: FieldType.DECIMAL,
-    16: FieldType.BOOLEAN,
-    1082: FieldType.DATE,
-    1184: FieldType.TIMESTAMP,
-    1114: FieldType.LOCAL_TIMESTAMP,
-    114: FieldType.JSON,
-    3802: FieldType.JSON,
-    2950: FieldType.UUID,
-    17: FieldType.BYTES,
-}
-
 # An Avro long below 2**14 after zigzag takes at most two bytes, so longer ones are put together from tables by 14 bits.
 _LAST = [bytes((z,)) if z < 0x80 else bytes((z & 0x7F | 0x80, z >> 7)) for z in range(1 << 14)]
 _MORE = [bytes((z & 0x7F | 0x80, z >> 7 | 0x80)) for z in range(1 << 14)]

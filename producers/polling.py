@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from producers.columns import ENCODERS, TYPES
+from producers.columns import ENCODERS
 from producers.periodic import FETCH_KEYS, Job, Pass, PeriodicProducer
 from producers.rows import compose_key
 from producers.schedule import Schedule
 from producers.select import Connection, Row, Table, declare, fetch, quote, rows_of, run
 from tidelock.avro import FieldType, decode_long
 from tidelock.errors import Fatal
+from tidelock.pgtypes import TYPES
 
 _TIMES = ("timestamp with time zone", "timestamp without time zone", "date")
 

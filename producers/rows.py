@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from producers.base import Guard
-from producers.columns import ENCODERS, TYPES, Encode, some_long, some_text
+from producers.columns import ENCODERS, Encode, some_long, some_text
 from producers.pgoutput import UNCHANGED, Text
 from tidelock.avro import NULL, FieldType, encode_long, encode_string, some_bytes
 from tidelock.change import Column, event_id, key_digest, wire_header
 from tidelock.errors import Fatal, Reject
 from tidelock.nativekey import native_key
+from tidelock.pgtypes import TYPES
 
 ABSENT_NONE = b"\x00"
 NO_ORIGIN = b"\x00"

@@ -20,7 +20,6 @@ from tidelock.context import Context
 from tidelock.errors import Fatal, Retry
 from tidelock.kafka import KafkaClients
 from tidelock.registry import Registry
-from tidelock.topology import all_topics
 
 GROUP = "tidelock.workers"  # entry points: role → callable(context, system) → Worker
 STEP_WAIT_S = 0.2
@@ -145,11 +144,6 @@ class _Memory:
         if self._libc is not None:
             self._libc.malloc_trim(0)
         self._at = time.monotonic()
-
-
-def topics_needed(config: Config) -> list[str]:
-    """Return the names of all topics of an installation."""
-    return [t.name for t in all_topics(config)]
 
 
 def now_micros() -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tidelock.change import OPS, key_digest, show_position
+from tidelock.change import OPS, show_position
 from tidelock.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, Session, show
 from tidelock.envelopes import OUTCOMES, Entry, Receipts, Write
 from tidelock.errors import Fatal, Reject
@@ -204,6 +204,3 @@ def _change_row(codec: Any, value: bytes, at: int, step: str) -> dict[str, Any]:
 
 def _row(at: int | dt.datetime, step: str, system: str, what: str, trace: str = "") -> dict[str, Any]:
     return {"at": moment(at), "step": step, "system": system, "what": what, "trace": trace}
-
-
-__all__ = ["conflicts", "key_digest", "links", "trace"]
