@@ -184,8 +184,9 @@ def _options(buffer_bytes: int, cache_bytes: int) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_block_based_table_factory(table)
-    options.set_write_buffer_size(buffer_bytes // 3)
-    options.set_max_write_buffer_number(3)
+    options.set_write_buffer_size(buffer_bytes // 2)
+    options.set_max_write_buffer_number(2)
+    options.set_level_zero_file_num_compaction_trigger(8)  # states are overwritten all the time: merge them less often
     options.set_compression_type(DBCompressionType.none())  # values are small and read at random: unpacking costs more
     options.set_level_compaction_dynamic_level_bytes(True)
     options.set_max_background_jobs(2)

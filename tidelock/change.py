@@ -259,7 +259,8 @@ class ChangeReader:
             system, at = decode_string(value, at)
             tenant, at = decode_string(value, at)
             entity, at = decode_string(value, at)
-            self._names, self._named = value[start:at], (system, tenant, entity)
+            if at <= len(value):  # else the bytes end here, and they must not be taken for the names
+                self._names, self._named = value[start:at], (system, tenant, entity)
         absent = _NOTHING
         if value[at] == 0:
             at += 1
