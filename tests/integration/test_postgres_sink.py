@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from processors.merge import PASSING
 from sinks.base import Done, Kept, Lost
 from sinks.postgres import PostgresSink
 from sinks.store import StoreSink
@@ -462,5 +464,22 @@ def test_references_are_resolved_to_the_keys_of_this_system(make: Make) -> None:
 def test_children_are_written_after_their_parents_in_one_batch(make: Make) -> None:
     rig = make()
     rig.send(write("o", "create", entity="order", number="1", contact_id="1"), write("a", "create", email="a@x"))
-    rig.run(2)
+    rig.run(2)  # the order stands before the contact
     assert rig.sql("select contact_id from orders") == [(1,)]
+
+
+def test_a_child_in_an_earlier_batch_than_its_parent_is_refused_for_a_reason_that_passes(make: Make) -> None:
+    rig = make()
+    child = write("o", "create", entity="order", number="1", contact_id="1")
+    rig.send(child)
+    rig.run(1)
+    refused = rig.receipt("o", "order")
+    assert (refused["outcome"], refused["kind"]) == ("rejected", "foreign_key")
+    assert refused["kind"] in PASSING  # so merge asks for it again
+    assert rig.dead("order") == []
+    rig.send(write("a", "create", email="a@x"))
+    rig.run(1)
+    rig.send(dataclasses.replace(child, version=2))
+    rig.run(1)
+    assert rig.sql("select contact_id from orders") == [(1,)]
+    assert [r["outcome"] for r in rig.receipts("order")] == ["rejected", "applied"]
