@@ -18,7 +18,7 @@ from tidelock.config import Sensitive, SystemSpec, TableSpec
 from tidelock.context import Context
 from tidelock.deadletter import fingerprint
 from tidelock.errors import Fatal, Reject
-from tidelock.kafka import flush, translate
+from tidelock.kafka import close, flush, translate
 
 Progress = Callable[[str, int, int | None], None]
 """Called with (entity, rows so far, estimated rows or None)."""
@@ -193,7 +193,7 @@ class Publisher:
         """Flush what is left, without complaint: what is not acknowledged is captured again. Closing twice is harmless."""
         if not self._closed:
             self._closed = True
-            self.producer.flush(10.0)
+            close(self.producer, 10.0)
             self.producer.close()
 
     def _produce(

@@ -20,7 +20,7 @@ from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.embedded import Stack
 from tidelock.envelopes import OUTCOMES, Write
-from tidelock.kafka import KafkaClients, ensure_topics, flush, murmur2_partition
+from tidelock.kafka import KafkaClients, close, ensure_topics, flush, murmur2_partition
 from tidelock.registry import Registry
 from tidelock.topicread import read_all
 from tidelock.topology import all_topics
@@ -253,4 +253,5 @@ class Rig:
         """Stop what was started."""
         if self.worker is not None:
             self.worker.close()
+        close(self._producer)
         self.codec.registry.close()

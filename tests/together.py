@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from confluent_kafka import Message
@@ -12,7 +11,10 @@ class Reading(Protocol):
     """What reads for a worker: `processors.reader.Reader`, `sinks.intake.Intake`."""
 
     next: dict[tuple[str, int], int]
-    read: Callable[[float], list[Message]]
+
+    def read(self, wait_s: float) -> list[Message]:
+        """Return messages of started partitions."""
+        ...
 
 
 class Together:
@@ -26,7 +28,7 @@ class Together:
         self._reading = reading
         self._read = reading.read
         self._held: dict[tuple[str, int, int], Message] = {}
-        reading.read = self
+        reading.read = self  # type: ignore[method-assign]
 
     def __call__(self, wait_s: float) -> list[Message]:
         """Read as the worker would; return nothing until there is enough."""
@@ -34,7 +36,9 @@ class Together:
             self._held[str(message.topic()), int(message.partition() or 0), int(message.offset() or 0)] = message
         # What was taken away or is read from elsewhere now is none of its business any more.
         self._held = {
-            at: m for at, m in self._held.items() if at[:2] in self._reading.next and at[2] >= self._reading.next[at[:2]]
+            at: m
+            for at, m in self._held.items()
+            if at[:2] in self._reading.next and at[2] >= self._reading.next[at[:2]]
         }
         if len(self._held) < self.wanted:
             return []

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Message
+from confluent_kafka import Message, TopicPartition
 
-from processors.engine import Engine
+from processors.engine import BAD_RUN, Engine
 from processors.restore import Restorer
 from processors.store import Mark, Store
-from tests.integration.counting import Counting, make_context, make_topics, read_all, spawn, until
+from tests.integration.counting import PARTITIONS, Counting, make_context, make_topics, read_all, spawn, until
+from tests.together import Together
 from tidelock.context import Context
 from tidelock.embedded import Stack
 from tidelock.errors import Fatal, Retry
@@ -172,20 +173,67 @@ def test_a_message_that_raises_goes_to_the_dead_letters_and_the_others_go_on(mak
     assert (letter.key(), letter.value()) == (b"key0", b"poison")
 
 
-def test_a_stage_that_takes_nothing_is_fatal_and_commits_nothing(make: Make) -> None:
+def refuse(_batch: list[Message]) -> None:
+    """Be a stage with a bug."""
+    raise TypeError("a bug")
+
+
+def dead(context: Context) -> list[Message]:
+    """Return the dead letters of the counting stage."""
+    return read_all(context, context.topics.dlq("count", "hub", "contact"))
+
+
+def committed(context: Context) -> int:
+    """Return how many messages the group has been told are done."""
+    group = context.kafka.consumer("progress", f"{context.config.prefix}count")
+    try:
+        parts = [TopicPartition(context.topics.journal("contact"), p) for p in range(PARTITIONS)]
+        return sum(max(p.offset, 0) for p in group.committed(parts, 30))
+    finally:
+        group.close()
+
+
+def test_a_stage_that_takes_nothing_is_fatal_and_commits_nothing_of_that_batch(make: Make) -> None:
     context = make()
     stage = Counting(context)
-
-    def broken(_batch: list[Message]) -> None:
-        raise TypeError("a bug")
-
-    stage.before = broken
+    stage.before = refuse
     engine = Engine(context, stage)
+    Together(engine._reader).wanted = 200
     send(context, 5)
-    with pytest.raises(Fatal, match="in a row"):
-        until(lambda: False, lambda: engine.step(0.1), 30)
+    with pytest.raises(Fatal, match="on 100 messages in a row"):
+        until(lambda: False, lambda: engine.step(0.1))
     engine.close()
-    assert not read_all(context, context.topics.dlq("count", "hub", "contact"))
+    assert dead(context) == []
+    assert committed(context) == 0
+
+
+def test_a_stage_that_takes_nothing_in_many_batches_is_fatal_and_commits_only_dead_letters(make: Make) -> None:
+    context = make()
+    stage = Counting(context)
+    stage.before = refuse
+    most = 30
+    engine = Engine(context, stage, most=most)
+    send(context, 5)
+    with pytest.raises(Fatal, match="on 100 messages in a row"):
+        until(lambda: False, lambda: engine.step(0.1))
+    engine.close()
+    letters = dead(context)
+    assert BAD_RUN - most <= len(letters) < BAD_RUN
+    assert committed(context) == len(letters)
+    assert outputs(context) == {}
+
+
+def test_messages_that_come_again_after_an_abort_are_not_counted_twice_as_bad(make: Make) -> None:
+    context = make()
+    stage = Counting(context)
+    stage.before = refuse
+    engine = Engine(context, stage)
+    Together(engine._reader).wanted = 40
+    Aborting(engine, 3)
+    send(context, 1)
+    until(lambda: dead(context), lambda: engine.step(0.1))
+    engine.close()
+    assert len(dead(context)) == committed(context) == 40
 
 
 def test_partitions_move_between_workers_with_their_state(make: Make) -> None:
