@@ -54,6 +54,7 @@ class Publisher:
         self._system = system
         self._spec: SystemSpec = context.config.systems[system]
         self._failure: tuple[str, KafkaError] | None = None
+        self.lost = 0  # messages that could not be delivered, since the beginning
         self._closed = False
         settings = {**context.kafka.settings, "on_delivery": self._delivered}
         clients = dataclasses.replace(context.kafka, settings=settings)
@@ -180,9 +181,9 @@ class Publisher:
         self._check()
         return len(self.producer) == 0
 
-    def flush(self) -> None:
+    def flush(self, timeout_s: float = 60.0) -> None:
         """Wait until Kafka has acknowledged everything. Raises Retry if it did not, Fatal if it never will."""
-        flush(self.producer)
+        flush(self.producer, timeout_s)
         self._check()
 
     def tick(self) -> None:
@@ -216,8 +217,9 @@ class Publisher:
                 self._check()
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and self._failure is None:
-            self._failure = (str(message.topic()), error)
+        if error is not None:
+            self.lost += 1
+            self._failure = self._failure or (str(message.topic()), error)
 
     def _check(self) -> None:
         if self._failure is None:
