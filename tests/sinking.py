@@ -13,6 +13,7 @@ import psycopg
 from confluent_kafka import Message
 
 from sinks.runner import SinkWorker
+from tests.patience import DEADLINE_S
 from tests.together import Together
 from tidelock.avro import encode_bytes, encode_long, encode_string
 from tidelock.codec import Codec
@@ -186,7 +187,7 @@ class Rig:
         """Send any bytes to a topic of writes."""
         self._producer.produce(self.context.topics.sync(SYSTEM, entity), raw, key, headers=headers or [])
 
-    def run(self, messages: int, timeout_s: float = 60.0) -> None:
+    def run(self, messages: int, timeout_s: float = DEADLINE_S) -> None:
         """Step until so many messages are done, as one batch, and what is said about them is acknowledged."""
         worker = self.worker or self.start()
         assert self._together is not None
@@ -197,7 +198,7 @@ class Rig:
             self._together.wanted = 1
         worker.step(0.0)
 
-    def until(self, enough: Callable[[int], bool], worker: Steps | None = None, timeout_s: float = 60.0) -> int:
+    def until(self, enough: Callable[[int], bool], worker: Steps | None = None, timeout_s: float = DEADLINE_S) -> int:
         """Step until it is enough; ``enough`` is asked with the number of messages done so far."""
         worker = worker or self.worker or self.start()
         done, end = 0, time.monotonic() + timeout_s
@@ -241,7 +242,7 @@ class Rig:
 
     def messages(self, topic: str) -> list[Message]:
         """Return what is in a topic."""
-        return list(read_all(self.clients, [topic]))
+        return list(read_all(self.clients, [topic], idle_s=DEADLINE_S))
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         """Run SQL in the destination and return its rows."""

@@ -14,6 +14,7 @@ from processors.engine import BAD_RUN, Engine
 from processors.restore import Restorer
 from processors.store import Mark, Store
 from tests.integration.counting import PARTITIONS, Counting, make_context, make_topics, read_all, spawn, until
+from tests.patience import DEADLINE_S
 from tests.together import Together
 from tidelock.context import Context
 from tidelock.embedded import Stack
@@ -77,16 +78,16 @@ def test_a_worker_killed_at_any_point_counts_every_message_once(make: Make, poin
     context = make()
     send(context, 5)
     child = spawn(context, 200, f"engine.{point}:2")
-    assert child.wait(60) == -signal.SIGKILL
+    assert child.wait(DEADLINE_S) == -signal.SIGKILL
     send(context, 5, first=5)
-    assert spawn(context, 400).wait(60) == 0
+    assert spawn(context, 400).wait(DEADLINE_S) == 0
     assert outputs(context) == expected(10)
 
 
 def test_local_state_after_a_kill_is_older_never_wrong(make: Make, tmp_path: Path) -> None:
     context = make()
     send(context, 5)
-    assert spawn(context, 200, "engine.applied:4").wait(60) == -signal.SIGKILL
+    assert spawn(context, 200, "engine.applied:4").wait(DEADLINE_S) == -signal.SIGKILL
     store = Store(context.data)
     scopes = [(context.topics.journal("contact"), p) for p in range(4)]
     # Everything since the last flush is lost with RocksDB's log off, and the marks with it: state and mark are one.
@@ -109,10 +110,10 @@ def test_local_state_after_a_kill_is_older_never_wrong(make: Make, tmp_path: Pat
 def test_lost_local_state_is_restored_from_the_changelog(make: Make) -> None:
     context = make()
     send(context, 3)
-    assert spawn(context, 120).wait(60) == 0
+    assert spawn(context, 120).wait(DEADLINE_S) == 0
     shutil.rmtree(context.data)
     send(context, 3, first=3)
-    assert spawn(context, 240).wait(60) == 0
+    assert spawn(context, 240).wait(DEADLINE_S) == 0
     assert outputs(context) == expected(6)
 
 
@@ -156,7 +157,7 @@ def test_a_producer_that_was_fenced_is_fatal(make: Make) -> None:
     usurper.init_transactions(10)
     send(context, 1)
     with pytest.raises(Fatal):
-        until(lambda: False, lambda: engine.step(0.1), 20)
+        until(lambda: False, lambda: engine.step(0.1))
     engine.close()
 
 
@@ -258,7 +259,7 @@ def test_partitions_move_between_workers_with_their_state(make: Make) -> None:
 def test_state_older_than_deletes_are_kept_is_thrown_away(make: Make) -> None:
     context = make()
     send(context, 1)
-    assert spawn(context, 40).wait(60) == 0
+    assert spawn(context, 40).wait(DEADLINE_S) == 0
     store = Store(context.data)
     scope = (context.topics.journal("contact"), 0)
     mark = store.mark(scope)

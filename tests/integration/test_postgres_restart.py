@@ -13,7 +13,8 @@ from confluent_kafka import KafkaError, Message
 
 from producers.chunks import OPEN_CHUNKS
 from producers.postgres import PostgresProducer
-from tests.integration.pgsource import CONTACT, DEADLINE_S, Topic, World, fold, step_changes, step_until
+from tests.integration.pgsource import CONTACT, Topic, World, fold, step_changes, step_until
+from tests.patience import DEADLINE_S
 from tidelock.change import SNAPSHOT, ZERO_POSITION, value_position
 from tidelock.errors import Fatal, Retry
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import TopicPartition
 
 from processors.merge import PASSING
 from sinks.base import Done, Kept, Lost
 from sinks.postgres import PostgresSink
 from sinks.store import StoreSink
-from tests.sinking import ENTITY, SYSTEM, TABLES, Rig, config_of, encoded, record, write
+from tests.patience import DEADLINE_S
+from tests.sinking import ENTITY, PARTITIONS, SYSTEM, TABLES, Rig, config_of, encoded, record, write
 from tidelock.change import ZERO_POSITION, position
 from tidelock.context import Context
 from tidelock.embedded import Stack
@@ -335,11 +337,13 @@ def test_a_topic_made_anew_is_read_from_its_beginning(make: Make) -> None:
     crash(rig)
     topic = rig.context.topics.sync(SYSTEM, ENTITY)
     admin = rig.clients.admin()
-    admin.delete_topics([topic])[topic].result(30)
-    admin.delete_consumer_groups([f"{rig.config.prefix}sink.{SYSTEM}"])
-    end = time.monotonic() + 30
-    while topic in admin.list_topics(timeout=10).topics:
-        assert time.monotonic() < end
+    admin.delete_topics([topic])[topic].result(DEADLINE_S)
+    group = rig.clients.consumer("test", f"{rig.config.prefix}sink.{SYSTEM}")
+    parts = [TopicPartition(topic, p) for p in range(PARTITIONS)]
+    end = time.monotonic() + DEADLINE_S
+    while topic in admin.list_topics(timeout=30).topics or any(p.offset >= 0 for p in group.committed(parts, 30)):
+        assert time.monotonic() < end, "Kafka keeps the topic, or the group's offsets in it"
+    group.close()
     ensure_topics(admin, all_topics(rig.config))
     rig.send(write("a", "update", "a@x", 2, score=2))
     rig.run(1)
