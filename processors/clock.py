@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 
 from tidelock.context import Context
 from tidelock.envelopes import Entry
-from tidelock.kafka import Batches, flush
+from tidelock.kafka import Batches, close, flush
 
 
 class ClockWorker:
@@ -79,3 +79,4 @@ class ClockWorker:
     def close(self) -> None:
         """Stop; pending timers are in the topic."""
         self._consumer.close()
+        close(self._producer)

@@ -33,10 +33,13 @@ from tidelock import faults
 from tidelock.context import Context
 from tidelock.deadletter import dead_letter
 from tidelock.errors import Fatal, Reject, Retry
+from tidelock.kafka import close
 
 log = structlog.get_logger()
 
-BAD_RUN = 100  # so many messages in a row that raise are no bad records: the stage or the configuration is broken
+# So many messages in a row that raise are no bad records: the stage or the configuration is broken. They may come in several
+# batches; then those before the last one are dead letters already, fewer than this, and committed as such.
+BAD_RUN = 100
 _TOUCH_S = 60.0
 _FLUSH_S = 600.0
 
@@ -64,7 +67,9 @@ class Engine:
         self._moves = 0
         self._ids: dict[Scope, str] = {}
         self._ends: dict[Scope, int] = {}  # changelog offsets reported by the broker for the open transaction
-        self._bad_run = 0
+        self._bad_run = self._bad_committed = (
+            0  # messages in a row that raised, as far as processed and as far as committed
+        )
         self._failures = 0
         self._touched = self._flushed = time.monotonic()
 
@@ -98,7 +103,7 @@ class Engine:
         self._reader.close()
         self.store.close()
         self._context.activity.publish(self._plain, self._context.codec, self._context.topics, force=True)
-        self._plain.flush(5.0)
+        close(self._plain)
 
     def _restore(self) -> None:
         """Bring the state of newly gained partitions up to date, and only then read them."""
@@ -125,6 +130,7 @@ class Engine:
             {scope: self._mark(scope, end, now) for scope, end in ends.items()},
         )
         self._reader.next.update(ends)
+        self._bad_committed = self._bad_run
         self._stage.applied()
         if faults.ENABLED:
             faults.point("engine.applied")
@@ -202,7 +208,8 @@ class Engine:
         if self._bad_run >= BAD_RUN:
             raise Fatal(
                 f"{self._stage.name} failed on {BAD_RUN} messages in a row, the last one {where}: {error!r}",
-                hint="this is no bad record: look at the configuration and the version; nothing of this batch was committed",
+                hint="this is no bad record: look at the configuration and the version; nothing of this batch was committed, "
+                "and what failed in batches before it is in the dead letters",
             ) from error
         entity = str(message.topic()).rsplit(".", 1)[-1]
         self._context.activity.count("dead_letters", "hub", entity)
@@ -214,6 +221,7 @@ class Engine:
         """Abort what is open, forget what was derived from it, wait a little longer each time, and go back."""
         self._transaction.abort()
         self._stage.forget()
+        self._bad_run = self._bad_committed  # the same messages come again
         self._failures += 1
         wait_s = error.retry_after_s or min(0.1 * 2 ** min(self._failures - 1, 6), 5.0)
         log.warning("trying again", worker=self._context.name, error=str(error), seconds=wait_s)

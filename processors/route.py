@@ -30,7 +30,7 @@ from processors.store import MB, Changes, Mark, Scope, Store
 from tidelock import faults
 from tidelock.context import Context
 from tidelock.errors import Retry
-from tidelock.kafka import Batches, flush, translate
+from tidelock.kafka import Batches, close, flush, translate
 
 log = structlog.get_logger()
 
@@ -99,7 +99,7 @@ class RouteWorker:
         self._links.close()
         self.store.close()
         self._context.activity.publish(self._producer, self._context.codec, self._context.topics, force=True)
-        self._producer.flush(5.0)
+        close(self._producer)
 
     def _batch(self, messages: list[Message]) -> None:
         ends = self._reader.take(messages)

@@ -15,7 +15,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from tidelock.errors import Fatal, Retry
-from tidelock.kafka import KafkaClients, translate
+from tidelock.kafka import KafkaClients, close, translate
 
 TIMEOUT_MS = 30_000
 OVERDUE_S = 30  # librdkafka's own limits are 10 s; after a broker was killed a call has been seen never to come back
@@ -111,6 +111,7 @@ class Transaction:
             with contextlib.suppress(KafkaException):
                 self.producer.abort_transaction(5.0)
         self._open = False
+        close(self.producer)
 
     def _call(self, doing: str, call: Callable[..., Any], *args: Any) -> None:
         """Call until it is done: a retriable error (also a timeout) leaves the outcome open, and only calling again settles it."""

@@ -18,7 +18,7 @@ from tidelock.config import Sensitive, SystemSpec, TableSpec
 from tidelock.context import Context
 from tidelock.deadletter import fingerprint
 from tidelock.errors import Fatal, Reject
-from tidelock.kafka import flush, translate
+from tidelock.kafka import close, flush, translate
 
 _PUSH_S = 0.005
 
@@ -56,6 +56,7 @@ class Publisher:
         self._system = system
         self._spec: SystemSpec = context.config.systems[system]
         self._failure: tuple[str, KafkaError] | None = None
+        self.lost = 0  # messages that could not be delivered, since the beginning
         self._closed = False
         settings = {**context.kafka.settings, "on_delivery": self._delivered}
         clients = dataclasses.replace(context.kafka, settings=settings)
@@ -186,9 +187,9 @@ class Publisher:
         self._check()
         return len(self.producer) == 0
 
-    def flush(self) -> None:
+    def flush(self, timeout_s: float = 60.0) -> None:
         """Wait until Kafka has acknowledged everything. Raises Retry if it did not, Fatal if it never will."""
-        flush(self.producer)
+        flush(self.producer, timeout_s)
         self._check()
 
     def tick(self) -> None:
@@ -199,7 +200,7 @@ class Publisher:
         """Flush what is left, without complaint: what is not acknowledged is captured again. Closing twice is harmless."""
         if not self._closed:
             self._closed = True
-            self.producer.flush(10.0)
+            close(self.producer, 10.0)
             self.producer.close()
 
     def _produce(
@@ -222,8 +223,9 @@ class Publisher:
                 self._check()
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and self._failure is None:
-            self._failure = (str(message.topic()), error)
+        if error is not None:
+            self.lost += 1
+            self._failure = self._failure or (str(message.topic()), error)
 
     def _check(self) -> None:
         if self._failure is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
+import structlog
 
 from producers.base import Progress, Publisher
 from producers.catalog import Connection, check_server, check_table, table_columns, type_names
@@ -27,6 +28,8 @@ from tidelock import faults
 from tidelock.config import SystemSpec
 from tidelock.context import Context
 from tidelock.errors import Fatal, TidelockError
+
+log = structlog.get_logger()
 
 BATCH = 5000
 FEW = 200  # changes read at once, with nothing behind them: they are sent right away
@@ -78,6 +81,9 @@ class PostgresProducer:
         self._closed = False
         self._acked = self._acked_commits = 0
         self._pending: tuple[int, int, dict[str, Signal], float] | None = None
+        self._kept = 0  # LSN up to which Kafka has everything, whatever the server has been told
+        self._lost = 0  # deliveries that had failed when the stream began
+        self._xids: dict[int, int] = {}
         self._last_feedback = self._last_ack = self._last_beat = self._last_signals = 0.0
 
     def setup(self, *, recreate_slot: bool = False) -> None:
@@ -216,6 +222,7 @@ class PostgresProducer:
             table.use(self._tables.plan(entity, table_columns(db, table.name, self.publication)))
         self._identity = server_identity(db)
         self._acked = ensure_slot(db, self.slot, self._system, self._recorded, recreate=recreate_slot)
+        self._kept = 0
         if self._recorded is None or recreate_slot:
             self._write_record(self._acked)
             self._publisher.flush()
@@ -224,19 +231,45 @@ class PostgresProducer:
         if self._sender is not None and self._stream is not None:
             return self._sender, self._stream
         done = self._on_side(lambda db: ensure_slot(db, self.slot, self._system, self._recorded))
+        done = max(done, self._kept)
         sender = WalSender(self._dsn, self._system)
         try:
-            sender.start(self.slot, self.publication, 0)
+            sender.start(self.slot, self.publication, done)
         except TidelockError:
             sender.close()
             raise
         self._acked = self._acked_commits = done
+        self._lost = self._publisher.lost
         self._sender = sender
-        self._stream = Stream(self._context, self._system, self._publisher, self._tables, self, done)
+        self._stream = Stream(self._context, self._system, self._publisher, self._tables, self, done, self._xids)
         self._last_feedback = time.monotonic()
         return sender, self._stream
 
+    def _keep(self) -> None:
+        """Hold on to what a broken stream has published: it is safe once Kafka has it, whatever became of the connection.
+
+        Without this, a connection that breaks faster than progress is acknowledged would never let a seed come to its end.
+        """
+        stream = self._stream
+        if stream is None:
+            return
+        records = (self._pending[2] if self._pending is not None else {}) | self._seeds.take_records()
+        try:
+            self._write_record(stream.done)
+            self._publisher.flush(FORCE_S)
+            if self._publisher.lost != self._lost:
+                return  # all of it is read again, from where it was safe before
+            for key, record in records.items():
+                self._publisher.signal(key, record)
+        except TidelockError as error:
+            log.warning("what was captured last is read again", system=self._system, error=str(error))
+            return
+        self._seeds.written(records)
+        self._kept = stream.done
+
     def _disconnect(self, *, restart_seeds: bool = True) -> None:
+        if restart_seeds:
+            self._keep()
         if self._sender is not None:
             self._sender.close()
         self._sender = self._stream = self._pending = None

@@ -63,6 +63,8 @@ class Seeds:
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix=f"seed-{system}")
         self.jobs: dict[str, Job] = {}
         self.failed: dict[str, Fatal] = {}
+        self._ended: dict[str, Job] = {}  # read to the end, but not known to be safe in Kafka
+        self._touched: set[str] = set()  # entities with keys to be read again that no record tells of
         self._records: dict[str, Signal] = {}
         self._safe: dict[str, Signal] = {}
 
@@ -85,9 +87,10 @@ class Seeds:
 
     def restart(self) -> None:
         """Go back with every running seed to where its rows are safe: the stream is read again, and what was sent may be lost."""
-        for entity, job in list(self.jobs.items()):
+        for entity, job in (self._ended | self.jobs).items():
             self.start(job.table, job.spec, job.number, job.where, self._safe.get(entity))
         self._records.clear()
+        self._touched.clear()
 
     def _read(self, job: Job) -> None:
         reader = Reader(job, self._connect, self._publication, self._chunk_rows)
@@ -95,10 +98,15 @@ class Seeds:
 
     def again(self, table: Table, spec: TableSpec, key: bytes) -> None:
         """Read one row once more, as part of the running seed of its table or as a small one of its own."""
-        job = self.jobs.get(table.entity)
+        ended = self._ended.pop(table.entity, None)
+        job = self.jobs.get(table.entity, ended)
         if job is not None:
             with job.lock:
                 job.again.add(key)
+            self._touched.add(table.entity)
+            if job is ended:
+                self.jobs[table.entity] = job
+                self._read(job)
             return
         cursor = {"again": [key.decode()], "read_all": True}
         self.start(table, spec, f"reread-{secrets.token_hex(4)}", None, cursor)
@@ -152,19 +160,30 @@ class Seeds:
                 self._read(job)  # asked for while the reader was going home
             else:
                 self._record(job, "done")
-                del self.jobs[entity]
+                self._ended[entity] = self.jobs.pop(entity)
 
     def take_records(self) -> dict[str, Signal]:
         """Hand out the progress records that have changed. Write them once what was published until now is acknowledged."""
+        for job in [self.jobs[e] for e in self._touched if e in self.jobs]:
+            self._record(job, "running")
+        self._touched.clear()
         records, self._records = self._records, {}
         return records
 
     def written(self, records: dict[str, Signal]) -> None:
         """Take note that rows and progress are safe up to these records."""
-        self._safe.update({r["entity"]: r for r in records.values()})
+        for record in records.values():
+            entity = record["entity"]
+            running = self.jobs.get(entity)
+            if running is not None and running.number != record["id"]:
+                continue  # of a seed that another one has replaced meanwhile
+            self._safe[entity] = record
+            if record["state"] == "done":
+                self._ended.pop(entity, None)
 
     def abandon(self, entity: str) -> None:
         """Stop a seed without a trace in its progress."""
+        self._ended.pop(entity, None)
         job = self.jobs.pop(entity, None)
         if job is None:
             return

@@ -86,7 +86,14 @@ class Stream:
     """
 
     def __init__(
-        self, context: Context, system: str, publisher: Publisher, tables: Tables, listener: Listener, done: int
+        self,
+        context: Context,
+        system: str,
+        publisher: Publisher,
+        tables: Tables,
+        listener: Listener,
+        done: int,
+        xids: dict[int, int] | None = None,
     ) -> None:
         self._context = context
         self._system = system
@@ -99,7 +106,8 @@ class Stream:
         self.committed = done  # as `done`, but moved by transactions only
         self.open = self.more = False
         self.reply_wanted = False
-        self.xids: dict[int, int] = {}  # transaction id → commit LSN, the last ones
+        # Transaction id → commit LSN, the last ones: those of the stream before, too, which are not sent again.
+        self.xids: dict[int, int] = {} if xids is None else xids
         self._commit = self._source_time = self._position = 0
         self._origin_text: str | None = None
         self._captured_at = 0

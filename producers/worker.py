@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from producers.base import Producer
 from tidelock.context import Context
 from tidelock.errors import Fatal
+from tidelock.kafka import close
 
 GROUP = "tidelock.producers"
 
@@ -36,3 +37,4 @@ class CaptureWorker:
     def close(self) -> None:
         """Close the source's connections."""
         self._producer.close()
+        close(self._activity_producer)

@@ -33,7 +33,7 @@ from tidelock import faults
 from tidelock.context import Context
 from tidelock.envelopes import STALE, Receipt, Write
 from tidelock.errors import Fatal, Retry
-from tidelock.kafka import flush, translate
+from tidelock.kafka import close, flush, translate
 from tidelock.links import LinkView
 
 log = structlog.get_logger()
@@ -121,8 +121,8 @@ class SinkWorker:
         try:
             self._settle()
             self._context.activity.publish(self._producer, self._context.codec, self._context.topics, force=True)
-            self._producer.flush(5.0)
         finally:
+            close(self._producer)
             self._intake.close()
             self._sink.close()
             for view in self._views.values():

@@ -10,12 +10,13 @@ from typing import Any
 
 import psycopg
 
+from tests.patience import DEADLINE_S
 from tidelock.change import Change
 from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.embedded import Stack
-from tidelock.kafka import KafkaClients, TopicSpec, ensure_topics
+from tidelock.kafka import KafkaClients, TopicSpec, ensure_topics, flush
 from tidelock.registry import Registry
 
 SYSTEM, ENTITY = "erp", "contact"
@@ -106,7 +107,7 @@ class Rig:
         producer = self.clients.producer("test")
         topic = self.context.topics.ops("signals")
         producer.produce(topic, key=f"request/seed/{SYSTEM}/{ENTITY}".encode(), value=json.dumps(request).encode())
-        producer.flush(10)
+        flush(producer)
 
     def close(self) -> None:
         """Close the registry's connections."""
@@ -123,7 +124,7 @@ def sql(dsn: str, *statements: str) -> list[tuple[Any, ...]]:
         return rows
 
 
-def until(step: Callable[[], int], done: Callable[[], bool], deadline_s: float = 30.0) -> None:
+def until(step: Callable[[], int], done: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
     """Step until a condition holds."""
     end = time.monotonic() + deadline_s
     while not done():

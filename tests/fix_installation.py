@@ -21,6 +21,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.patience import DEADLINE_S
 from tidelock.configfile import load
 from tidelock.embedded import Stack
 from tidelock.workers import roles
@@ -96,7 +97,7 @@ systems:
 """
 
 
-def wait(condition: Callable[[], bool], what: Callable[[], str] | str, timeout_s: float = 45.0) -> None:
+def wait(condition: Callable[[], bool], what: Callable[[], str] | str, timeout_s: float = DEADLINE_S) -> None:
     """Look every 50 ms until the condition holds; fail saying ``what`` was there instead."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -119,7 +120,7 @@ class Installation:
         self._process: subprocess.Popen[bytes] | None = None
         self._connections: dict[str, psycopg.Connection] = {}
 
-    def cli(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, timeout_s: float = DEADLINE_S) -> subprocess.CompletedProcess[str]:
         """Run one command with this configuration to its end."""
         command = [sys.executable, "-m", "tidelock", *arguments, "--config", str(self.config)]
         env = os.environ | {"COLUMNS": "400", "NO_COLOR": "1"}
@@ -168,7 +169,7 @@ class Installation:
         for system in TABLES:
             self.insert(system, f"{number}-{system}", name="ready")
         names = {f"{number}-{system}" for system in TABLES}
-        wait(lambda: all(names <= {r[0] for r in self.rows(s)} for s in ROWS), self.said, 60.0)
+        wait(lambda: all(names <= {r[0] for r in self.rows(s)} for s in ROWS), self.said)
 
     def stop(self) -> None:
         """Stop the workers as Ctrl-C would; nothing happens if they do not run."""
@@ -178,7 +179,7 @@ class Installation:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         try:
-            process.wait(40)
+            process.wait(DEADLINE_S)
         finally:
             process.kill()
 
@@ -191,7 +192,7 @@ class Installation:
         """Return a connection for the test itself, a new one if the last is broken."""
         known = self._connections.get(system)
         if known is None or known.closed:
-            known = self._connections[system] = psycopg.connect(self.dsn[system], autocommit=True, connect_timeout=5)
+            known = self._connections[system] = psycopg.connect(self.dsn[system], autocommit=True, connect_timeout=30)
         return known
 
     def execute(self, system: str, statement: str, *values: object) -> int:
@@ -236,7 +237,7 @@ class Installation:
         shown = "\n".join(f"  {r} in {', '.join(s for s in held if r in held[s])}" for r in odd[:20])
         return f"{ {s: len(rows) for s, rows in held.items()} } rows, {len(odd)} differ:\n{shown}\n{self.said()}"
 
-    def wait_converged(self, timeout_s: float = 60.0) -> None:
+    def wait_converged(self, timeout_s: float = DEADLINE_S) -> None:
         """Wait until all three hold the same rows; fail with what differs."""
         wait(self.converged, self.differences, timeout_s)
 

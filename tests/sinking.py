@@ -13,13 +13,15 @@ import psycopg
 from confluent_kafka import Message
 
 from sinks.runner import SinkWorker
+from tests.patience import DEADLINE_S
+from tests.together import Together
 from tidelock.avro import encode_bytes, encode_long, encode_string
 from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.embedded import Stack
 from tidelock.envelopes import OUTCOMES, Write
-from tidelock.kafka import KafkaClients, ensure_topics, flush, murmur2_partition
+from tidelock.kafka import KafkaClients, close, ensure_topics, flush, murmur2_partition
 from tidelock.registry import Registry
 from tidelock.topicread import read_all
 from tidelock.topology import all_topics
@@ -88,7 +90,7 @@ def value(of: Any) -> bytes:
 
 
 def record(name: object) -> str:
-    """Make a canonical id from anything, in partition 0 (so that what is sent together is read together), or 1 after ``far``."""
+    """Make a canonical id from anything, in partition 0 (so that what is sent is read in order), or 1 after ``far``."""
     partition = int(str(name).startswith("far"))
     ids = (str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name}-{n}")) for n in itertools.count())
     return next(i for i in ids if murmur2_partition(i.encode(), PARTITIONS) == partition)
@@ -161,6 +163,7 @@ class Rig:
         self.context = self.fresh_context()
         ensure_topics(self.clients.admin(), all_topics(config))
         self.worker: SinkWorker | None = None
+        self._together: Together | None = None
         self._producer = self.clients.producer("test-load")
 
     def fresh_context(self, slot: int = 0) -> Context:
@@ -171,6 +174,7 @@ class Rig:
         """Start a worker, as after a crash: nothing of the one before is closed in order."""
         self.context = self.fresh_context()
         self.worker = SinkWorker(self.context, SYSTEM)
+        self._together = Together(self.worker._intake)
         return self.worker
 
     def send(self, *writes: Write) -> None:
@@ -183,13 +187,18 @@ class Rig:
         """Send any bytes to a topic of writes."""
         self._producer.produce(self.context.topics.sync(SYSTEM, entity), raw, key, headers=headers or [])
 
-    def run(self, messages: int, timeout_s: float = 60.0) -> None:
-        """Step until so many messages are done, and what is said about them is acknowledged."""
+    def run(self, messages: int, timeout_s: float = DEADLINE_S) -> None:
+        """Step until so many messages are done, as one batch, and what is said about them is acknowledged."""
         worker = self.worker or self.start()
-        self.until(lambda done: done >= messages, worker, timeout_s)
+        assert self._together is not None
+        self._together.wanted = messages
+        try:
+            self.until(lambda done: done >= messages, worker, timeout_s)
+        finally:
+            self._together.wanted = 1
         worker.step(0.0)
 
-    def until(self, enough: Callable[[int], bool], worker: Steps | None = None, timeout_s: float = 60.0) -> int:
+    def until(self, enough: Callable[[int], bool], worker: Steps | None = None, timeout_s: float = DEADLINE_S) -> int:
         """Step until it is enough; ``enough`` is asked with the number of messages done so far."""
         worker = worker or self.worker or self.start()
         done, end = 0, time.monotonic() + timeout_s
@@ -233,7 +242,7 @@ class Rig:
 
     def messages(self, topic: str) -> list[Message]:
         """Return what is in a topic."""
-        return list(read_all(self.clients, [topic]))
+        return list(read_all(self.clients, [topic], idle_s=DEADLINE_S))
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         """Run SQL in the destination and return its rows."""
@@ -245,4 +254,5 @@ class Rig:
         """Stop what was started."""
         if self.worker is not None:
             self.worker.close()
+        close(self._producer)
         self.codec.registry.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -204,6 +205,18 @@ def flush(producer: Producer, timeout_s: float = 60.0) -> None:
     while producer.flush(min(1.0, timeout_s)):
         if time.monotonic() > end:
             raise Retry(f"Kafka did not acknowledge {len(producer)} messages within {timeout_s:.0f} s")
+
+
+def close(producer: Producer, timeout_s: float = 5.0) -> None:
+    """Let go of a producer: wait a little for what is on its way, then drop the rest, and take every report that is due.
+
+    It ends when nobody refers to it any more. A report that is due does, through its callback: a producer that is only
+    forgotten keeps its owner, and dials the brokers for ever.
+    """
+    for step in (lambda: producer.flush(timeout_s), producer.purge, lambda: producer.flush(1.0)):
+        with contextlib.suppress(KafkaException):  # one that is done for (fenced) refuses to flush
+            step()
+    producer.poll(0)
 
 
 def murmur2_partition(key: bytes, partitions: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import psycopg
 
 from tests.fix_installation import COLUMNS, TABLES, Installation
+from tests.patience import DEADLINE_S
 
 _LEDGER = "create table if not exists test_ledger (edit bigint primary key)"
 
@@ -95,7 +96,7 @@ class Load:
                 self.edits += bool(met)
                 return bool(met)
             except psycopg.OperationalError:  # the server died: take a new connection, and look in the ledger
-                self._at.stack.postgres.wait_healthy(30.0)
+                self._at.stack.postgres.wait_healthy(DEADLINE_S)
         raise AssertionError(f"{system} did not come back")
 
     def check(self) -> None:

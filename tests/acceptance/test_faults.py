@@ -14,6 +14,7 @@ import pytest
 from tests.acceptance.fallible import POINTS, FallibleWorkers
 from tests.acceptance.load import Load
 from tests.fix_installation import Installation, wait
+from tests.patience import DEADLINE_S
 from tidelock.kafka import KafkaClients, flush
 
 pytestmark = pytest.mark.stack
@@ -27,7 +28,7 @@ def running(installation: Installation) -> Installation:
     return installation
 
 
-def between(at: Installation, load: Load, done: object, timeout_s: float = 60.0) -> None:
+def between(at: Installation, load: Load, done: object, timeout_s: float = DEADLINE_S) -> None:
     """Go on editing until something is so."""
     end = time.monotonic() + timeout_s
     assert callable(done)
@@ -56,7 +57,7 @@ def test_workers_and_servers_killed_under_load_lose_nothing_and_do_nothing_twice
         server.kill()
         server.start()
     edits(at, load, 40)
-    at.wait_converged(90.0)
+    at.wait_converged()
     load.check()
     assert at.letters() == letters
     assert load.edits > 150
@@ -74,9 +75,9 @@ def test_s11_workers_killed_at_every_step_of_the_commit_order(running: Installat
             workers.watch()
             return not workers.waiting
 
-        between(at, load, all_died, 120.0)
+        between(at, load, all_died, 2 * DEADLINE_S)
         assert sorted(workers.died) == sorted((role, p) for role, points in POINTS.items() for p in points)
-        wait(at.converged, at.differences, 60.0)
+        wait(at.converged, at.differences)
         load.check()
     finally:
         workers.stop()
@@ -165,7 +166,7 @@ def test_s19_a_deadlock_at_the_destination_is_resolved_by_trying_again(running: 
             at.update("crm", "lock-1", "city", "b")
             wait(lambda: bool(at.db("erp").execute(waits.encode()).fetchall()), at.said)
             other.execute("update person set tel = '1' where code = 'lock-1'")  # comes back once the sink was picked
-        wait(lambda: at.db("erp").execute(count).fetchone() != before, "no deadlock was counted", 15.0)
+        wait(lambda: at.db("erp").execute(count).fetchone() != before, "no deadlock was counted")
         wait(lambda: at.row("crm", "lock-1") == ("lock-1", None, "b", "1", 0), at.differences)
         at.wait_converged()
     finally:

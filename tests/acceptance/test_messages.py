@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.fix_installation import Installation
+from tests.patience import DEADLINE_S
 
 pytestmark = pytest.mark.stack
 FAILED, PROBLEMS = 1, 3
@@ -25,7 +26,7 @@ def told(at: Installation, text: str, folder: Path, *command: str) -> subprocess
         [sys.executable, "-m", "tidelock", *command, "--config", str(file)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
         env=os.environ | {"COLUMNS": "400", "NO_COLOR": "1"},
         cwd=folder,
         check=False,
@@ -108,7 +109,7 @@ def test_every_error_of_a_configuration_is_listed_with_its_line(installation: In
 
 def test_a_configuration_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tidelock", "run", "--config", str(tmp_path / "none.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == FAILED
     assert "none.yaml" in done.stderr.replace("\n", "")
     assert "tidelock init" in done.stderr

@@ -15,6 +15,7 @@ from confluent_kafka import Message, TopicPartition
 
 from processors.engine import Engine
 from processors.stage import Overlay, Row
+from tests.patience import DEADLINE_S
 from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.context import Context
@@ -89,7 +90,7 @@ class Counting:
         self.applications += 1
 
 
-def until(condition: Callable[[], Any], doing: Callable[[], Any], timeout_s: float = 60.0) -> None:
+def until(condition: Callable[[], Any], doing: Callable[[], Any], timeout_s: float = DEADLINE_S) -> None:
     """Do something again and again until a condition holds."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -101,10 +102,10 @@ def read_all(context: Context, topic: str) -> list[Message]:
     """Read a whole topic as it is committed now."""
     consumer = context.kafka.consumer("test-reader", f"{topic}-test", enable_partition_eof=True)
     try:
-        parts = list(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
+        parts = list(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
         consumer.assign([TopicPartition(topic, p, 0) for p in parts])
         left, out = set(parts), []
-        end = time.monotonic() + 30
+        end = time.monotonic() + DEADLINE_S
         while left:
             assert time.monotonic() < end, f"the end of {topic} was not reached"
             for message in consumer.consume(1000, 0.05):
@@ -142,7 +143,7 @@ def main(spec: dict[str, Any]) -> None:
     group = context.kafka.consumer("progress", f"{context.config.prefix}count")
     parts = [TopicPartition(stage.inputs[0], p) for p in range(PARTITIONS)]
     while True:
-        if engine.step(0.2) == 0 and sum(max(p.offset, 0) for p in group.committed(parts, 10)) >= spec["messages"]:
+        if engine.step(0.2) == 0 and sum(max(p.offset, 0) for p in group.committed(parts, 30)) >= spec["messages"]:
             break
     group.close()
     engine.close()

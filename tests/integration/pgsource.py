@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from producers.postgres import PostgresProducer
+from tests.patience import DEADLINE_S
 from tidelock.avro import decode_slice
 from tidelock.change import DELETE, ZERO_POSITION, Change
 from tidelock.codec import Codec
@@ -26,7 +27,6 @@ from tidelock.kafka import KafkaClients, TopicSpec, ensure_topics
 from tidelock.registry import Registry
 
 pytestmark = pytest.mark.stack
-DEADLINE_S = 60.0
 CONTACT = "create table contact (id int primary key, name text, balance numeric(12,2), at timestamptz)"
 
 
@@ -106,10 +106,10 @@ class Topic:
     def messages(self) -> list[Any]:
         reader = self.context.kafka.consumer(f"test-{secrets.token_hex(4)}", "test")
         try:
-            parts = reader.list_topics(self.name, timeout=10).topics[self.name].partitions
+            parts = reader.list_topics(self.name, timeout=30).topics[self.name].partitions
             ends = {}
             for number in parts:
-                low, high = reader.get_watermark_offsets(TopicPartition(self.name, number), timeout=10)
+                low, high = reader.get_watermark_offsets(TopicPartition(self.name, number), timeout=30)
                 if high > low:
                     ends[number] = high
             reader.assign([TopicPartition(self.name, n, 0) for n in ends])

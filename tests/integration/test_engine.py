@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Message
+from confluent_kafka import Message, TopicPartition
 
-from processors.engine import Engine
+from processors.engine import BAD_RUN, Engine
 from processors.restore import Restorer
 from processors.store import Mark, Store
-from tests.integration.counting import Counting, make_context, make_topics, read_all, spawn, until
+from tests.integration.counting import PARTITIONS, Counting, make_context, make_topics, read_all, spawn, until
+from tests.patience import DEADLINE_S
+from tests.together import Together
 from tidelock.context import Context
 from tidelock.embedded import Stack
 from tidelock.errors import Fatal, Retry
@@ -76,16 +78,16 @@ def test_a_worker_killed_at_any_point_counts_every_message_once(make: Make, poin
     context = make()
     send(context, 5)
     child = spawn(context, 200, f"engine.{point}:2")
-    assert child.wait(60) == -signal.SIGKILL
+    assert child.wait(DEADLINE_S) == -signal.SIGKILL
     send(context, 5, first=5)
-    assert spawn(context, 400).wait(60) == 0
+    assert spawn(context, 400).wait(DEADLINE_S) == 0
     assert outputs(context) == expected(10)
 
 
 def test_local_state_after_a_kill_is_older_never_wrong(make: Make, tmp_path: Path) -> None:
     context = make()
     send(context, 5)
-    assert spawn(context, 200, "engine.applied:4").wait(60) == -signal.SIGKILL
+    assert spawn(context, 200, "engine.applied:4").wait(DEADLINE_S) == -signal.SIGKILL
     store = Store(context.data)
     scopes = [(context.topics.journal("contact"), p) for p in range(4)]
     # Everything since the last flush is lost with RocksDB's log off, and the marks with it: state and mark are one.
@@ -108,10 +110,10 @@ def test_local_state_after_a_kill_is_older_never_wrong(make: Make, tmp_path: Pat
 def test_lost_local_state_is_restored_from_the_changelog(make: Make) -> None:
     context = make()
     send(context, 3)
-    assert spawn(context, 120).wait(60) == 0
+    assert spawn(context, 120).wait(DEADLINE_S) == 0
     shutil.rmtree(context.data)
     send(context, 3, first=3)
-    assert spawn(context, 240).wait(60) == 0
+    assert spawn(context, 240).wait(DEADLINE_S) == 0
     assert outputs(context) == expected(6)
 
 
@@ -155,7 +157,7 @@ def test_a_producer_that_was_fenced_is_fatal(make: Make) -> None:
     usurper.init_transactions(10)
     send(context, 1)
     with pytest.raises(Fatal):
-        until(lambda: False, lambda: engine.step(0.1), 20)
+        until(lambda: False, lambda: engine.step(0.1))
     engine.close()
 
 
@@ -172,20 +174,67 @@ def test_a_message_that_raises_goes_to_the_dead_letters_and_the_others_go_on(mak
     assert (letter.key(), letter.value()) == (b"key0", b"poison")
 
 
-def test_a_stage_that_takes_nothing_is_fatal_and_commits_nothing(make: Make) -> None:
+def refuse(_batch: list[Message]) -> None:
+    """Be a stage with a bug."""
+    raise TypeError("a bug")
+
+
+def dead(context: Context) -> list[Message]:
+    """Return the dead letters of the counting stage."""
+    return read_all(context, context.topics.dlq("count", "hub", "contact"))
+
+
+def committed(context: Context) -> int:
+    """Return how many messages the group has been told are done."""
+    group = context.kafka.consumer("progress", f"{context.config.prefix}count")
+    try:
+        parts = [TopicPartition(context.topics.journal("contact"), p) for p in range(PARTITIONS)]
+        return sum(max(p.offset, 0) for p in group.committed(parts, 30))
+    finally:
+        group.close()
+
+
+def test_a_stage_that_takes_nothing_is_fatal_and_commits_nothing_of_that_batch(make: Make) -> None:
     context = make()
     stage = Counting(context)
-
-    def broken(_batch: list[Message]) -> None:
-        raise TypeError("a bug")
-
-    stage.before = broken
+    stage.before = refuse
     engine = Engine(context, stage)
+    Together(engine._reader).wanted = 200
     send(context, 5)
-    with pytest.raises(Fatal, match="in a row"):
-        until(lambda: False, lambda: engine.step(0.1), 30)
+    with pytest.raises(Fatal, match="on 100 messages in a row"):
+        until(lambda: False, lambda: engine.step(0.1))
     engine.close()
-    assert not read_all(context, context.topics.dlq("count", "hub", "contact"))
+    assert dead(context) == []
+    assert committed(context) == 0
+
+
+def test_a_stage_that_takes_nothing_in_many_batches_is_fatal_and_commits_only_dead_letters(make: Make) -> None:
+    context = make()
+    stage = Counting(context)
+    stage.before = refuse
+    most = 30
+    engine = Engine(context, stage, most=most)
+    send(context, 5)
+    with pytest.raises(Fatal, match="on 100 messages in a row"):
+        until(lambda: False, lambda: engine.step(0.1))
+    engine.close()
+    letters = dead(context)
+    assert BAD_RUN - most <= len(letters) < BAD_RUN
+    assert committed(context) == len(letters)
+    assert outputs(context) == {}
+
+
+def test_messages_that_come_again_after_an_abort_are_not_counted_twice_as_bad(make: Make) -> None:
+    context = make()
+    stage = Counting(context)
+    stage.before = refuse
+    engine = Engine(context, stage)
+    Together(engine._reader).wanted = 40
+    Aborting(engine, 3)
+    send(context, 1)
+    until(lambda: dead(context), lambda: engine.step(0.1))
+    engine.close()
+    assert len(dead(context)) == committed(context) == 40
 
 
 def test_partitions_move_between_workers_with_their_state(make: Make) -> None:
@@ -210,7 +259,7 @@ def test_partitions_move_between_workers_with_their_state(make: Make) -> None:
 def test_state_older_than_deletes_are_kept_is_thrown_away(make: Make) -> None:
     context = make()
     send(context, 1)
-    assert spawn(context, 40).wait(60) == 0
+    assert spawn(context, 40).wait(DEADLINE_S) == 0
     store = Store(context.data)
     scope = (context.topics.journal("contact"), 0)
     mark = store.mark(scope)

@@ -12,6 +12,7 @@ import pytest
 
 from producers.outbox import OutboxProducer
 from tests.captures import ENTITY, SYSTEM, Rig, config_of, sql, until
+from tests.patience import DEADLINE_S
 from tidelock.avro import FieldType, decode_slice
 from tidelock.change import position
 from tidelock.embedded import Stack
@@ -214,10 +215,10 @@ def test_a_notification_wakes_the_reader(erp: Make) -> None:
     one = erp()
     one.drain()
     counts: list[int] = []
-    waiter = threading.Thread(target=lambda: counts.append(one.producer.step(60.0)))
+    waiter = threading.Thread(target=lambda: counts.append(one.producer.step(3 * DEADLINE_S)))
     waiter.start()
     one.sql("insert into contact values (1, 'a')")
-    waiter.join(20)
+    waiter.join(DEADLINE_S)
     assert counts == [1]
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import KafkaError, Message
 
+from producers.chunks import OPEN_CHUNKS
 from producers.postgres import PostgresProducer
-from tests.integration.pgsource import CONTACT, DEADLINE_S, Topic, World, fold, step_changes, step_until
+from tests.integration.pgsource import CONTACT, Topic, World, fold, step_changes, step_until
+from tests.patience import DEADLINE_S
 from tidelock.change import SNAPSHOT, ZERO_POSITION, value_position
-from tidelock.errors import Fatal
+from tidelock.errors import Fatal, Retry
 
 
 def drop_slot(w: World, slot: str) -> None:
@@ -29,6 +33,31 @@ def crash(producer: PostgresProducer) -> None:
     assert producer._sender is not None
     producer._sender.close()
     producer._sender = producer._stream = None
+
+
+def break_stream(w: World) -> bool:
+    """End the session that reads the slot; return whether there was one."""
+    ended = w.db.execute(
+        "select pg_terminate_backend(active_pid) from pg_replication_slots"
+        " where database = current_database() and active_pid is not null"
+    )
+    return bool(ended.fetchall())
+
+
+def after_each_chunk(producer: PostgresProducer, act: Callable[[int], None]) -> None:
+    """Do something whenever a chunk of a seed with rows in it has been published, in the middle of the step; it is told how many were."""
+    original = producer._seeds.watermark
+    published = 0
+
+    def watermark(*args: Any) -> int:
+        nonlocal published
+        rows = original(*args)
+        if rows:
+            published += 1
+            act(published)
+        return rows
+
+    producer._seeds.watermark = watermark  # type: ignore[assignment, method-assign]
 
 
 def test_a_crash_loses_nothing_and_repeats_only_known_positions(world: Callable[..., World]) -> None:
@@ -135,7 +164,7 @@ def test_seeding_under_concurrent_writes_hands_over_without_gap(world: Callable[
         options={"seed_chunk_rows": 100},
     )
     stop = threading.Event()
-    breaks: list[str] = []  # one for every break in the middle of the seed
+    breaks: list[int] = []  # chunks that were published when the connection broke
 
     def write() -> None:
         with psycopg.connect(w.dsn, autocommit=True) as db:
@@ -146,22 +175,23 @@ def test_seeding_under_concurrent_writes_hands_over_without_gap(world: Callable[
                 db.execute("delete from contact where id = %s", (n * 7 % 2000,))
                 db.execute("insert into contact values (%s, 'new', 'fresh', 'small')", (10_000 + n,))
                 db.execute("update contact set id = -id where id = %s and part <> 'new'", (n * 11 % 2000,))
-                if broken and n % 40 == 5:
-                    killed = db.execute(
-                        "select pg_terminate_backend(active_pid) from pg_replication_slots"
-                        " where database = current_database() and active_pid is not null"
-                    ).fetchall()
-                    breaks.extend(producer._seeds.jobs if killed else ())
 
     writer = threading.Thread(target=write)
     producer, topic = w.capture(contact={"key": ["part", "id"]})
+
+    def breaking(published: int) -> None:
+        if published % 2 == 0 and len(breaks) < 5 and break_stream(w):
+            breaks.append(published)
+
+    if broken:
+        after_each_chunk(producer, breaking)
     writer.start()
     try:
         step_until(producer, lambda: not producer._seeds.jobs)
     finally:
         stop.set()
         writer.join()
-    assert bool(breaks) == broken
+    assert len(breaks) == (5 if broken else 0)
     w.db.execute("insert into contact values (0, 'end', 'end', 'end')")
     step_until(producer, lambda: any(c.native_key == "end|0" for c in topic.changes()))
     step_until(producer, lambda: not producer._seeds.jobs)
@@ -179,25 +209,104 @@ def test_seeding_under_concurrent_writes_hands_over_without_gap(world: Callable[
     }
 
 
-def test_a_seed_is_resumed_where_it_was_interrupted(world: Callable[..., World]) -> None:
+def test_a_seed_goes_on_though_the_connection_breaks_after_every_chunk(world: Callable[..., World]) -> None:
     w = world(
-        CONTACT + "; insert into contact (id) select generate_series(1, 20000)",
+        CONTACT + "; insert into contact (id) select generate_series(1, 500)",
         seed=True,
         options={"seed_chunk_rows": 50},
     )
     producer, topic = w.capture(contact=None)
+
+    def breaks(_published: int) -> None:
+        raise Retry("the test breaks the connection here")
+
+    after_each_chunk(producer, breaks)
+    step_until(producer, lambda: not producer._seeds.jobs)
+    producer.settle()
+    assert len(topic.messages()) == 500  # no chunk was read twice
+    assert set(fold(topic)) == set(map(str, range(1, 501)))
+    again = w.producer(topic.context)
+    again.setup()
+    assert not again._seeds.jobs
+
+
+@pytest.mark.parametrize("trouble", ["a message was not delivered", "nothing is acknowledged"])
+def test_what_kafka_may_not_have_is_read_again_when_the_connection_breaks(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    w = world(
+        CONTACT + "; insert into contact (id) select generate_series(1, 100)",
+        seed=True,
+        options={"seed_chunk_rows": 50},
+    )
+    producer, topic = w.capture(contact=None)
+    publisher = producer._publisher
+
+    def silent(_timeout_s: float = 0.0) -> None:
+        raise Retry("Kafka did not acknowledge")
+
+    def breaks(published: int) -> None:
+        if published == 1:
+            if trouble == "nothing is acknowledged":
+                monkeypatch.setattr(publisher, "flush", silent)
+            else:
+                publisher._delivered(KafkaError(KafkaError._MSG_TIMED_OUT), Message(topic=topic.name))
+            raise Retry("the test breaks the connection here")
+
+    after_each_chunk(producer, breaks)
+    end = time.monotonic() + DEADLINE_S
+    with pytest.raises(Retry, match="the test breaks"):
+        while time.monotonic() < end:
+            producer.step(0.05)
+    monkeypatch.undo()
+    assert producer._seeds.jobs["contact"].after is None
+    step_until(producer, lambda: not producer._seeds.jobs)
+    producer.settle()
+    assert len(topic.messages()) == 150  # the first chunk twice
+    assert set(fold(topic)) == set(map(str, range(1, 101)))
+
+
+def test_a_row_to_be_read_again_is_written_down_before_the_server_is_told(world: Callable[..., World]) -> None:
+    w = world(
+        "create table contact (id int primary key, notes text); alter table contact alter notes set storage external;"
+        "insert into contact select g, repeat('x', 2500) || g from generate_series(1, 100) g",
+        seed=True,
+        options={"seed_chunk_rows": 50},
+    )
+    producer, topic = w.capture(contact=None)
+    seeds = producer._seeds
+    job = seeds.jobs["contact"]
+    seeds.take_records()
+    seeds.again(job.table, job.spec, b"7")
+    (record,) = seeds.take_records().values()
+    assert record["again"] == ["7"]
+    assert topic.messages() == []
+
+
+def test_a_seed_is_resumed_where_it_was_interrupted(world: Callable[..., World]) -> None:
+    rows, chunk = 2000, 50
+    w = world(
+        CONTACT + f"; insert into contact (id) select generate_series(1, {rows})",
+        seed=True,
+        options={"seed_chunk_rows": chunk},
+    )
+    producer, topic = w.capture(contact=None)
+    # The reader goes on only when a chunk of its has been published. Without that it stops after those that it may read ahead.
+    producer._seeds.jobs["contact"].room.release = lambda n=1: None  # type: ignore[method-assign]
     step_until(producer, lambda: bool(producer._seeds._safe["contact"].get("after")))
     producer._publisher.flush()
     crash(producer)
     before = {c.native_key for c in topic.changes()}
-    assert before
-    assert len(before) < 20000
+    assert chunk <= len(before) <= OPEN_CHUNKS * chunk
     again = w.producer(topic.context)
     again.setup()
-    assert again._seeds.jobs["contact"].after is not None
+    after = again._seeds.jobs["contact"].after
+    assert after is not None
+    assert chunk <= int(after[0]) <= len(before)
     step_until(again, lambda: not again._seeds.jobs)
     again.settle()
-    assert set(fold(topic)) == set(map(str, range(1, 20001)))
+    assert set(fold(topic)) == set(map(str, range(1, rows + 1)))
+    assert len(topic.messages()) == rows + len(before) - int(after[0])  # what was safe is not read again
     done = [
         m
         for m in Topic(topic.context, topic.context.topics.ops("signals")).messages()

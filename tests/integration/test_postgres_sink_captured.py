@@ -13,6 +13,7 @@ import pytest
 from producers.outbox import OutboxProducer
 from producers.pgoutput import read_message
 from producers.stream import read_receipts
+from tests.patience import DEADLINE_S
 from tests.sinking import CONTACT, ENTITY, SYSTEM, TABLES, Rig, config_of, record, write
 from tidelock.change import ZERO_POSITION, position
 from tidelock.embedded import Stack
@@ -302,7 +303,7 @@ def test_a_deadlock_is_tried_again(make: Make) -> None:
         other = threading.Thread(target=cross)
         other.start()
         rig.run(2)
-        other.join(30)
+        other.join(DEADLINE_S)
     assert rig.sql("select name, untouched from contact order by id") == [("Anne", "mine too"), ("Bella", "mine")]
     assert {r["outcome"] for r in rig.receipts()} == {"applied"}
 

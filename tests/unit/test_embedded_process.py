@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import DEADLINE_S
 from tidelock.embedded.ports import accepts, free_port, is_free
 from tidelock.embedded.process import Handle, find, spawn, tail, wait_until
 from tidelock.embedded.service import Command, Record, Service
@@ -133,15 +134,15 @@ def test_a_bound_process_ends_when_its_starter_is_killed(tmp_path: Path) -> None
         assert starter.stdout is not None
         assert starter.stdout.readline() == "started\n"
         argument = f"600.{starter.pid}"
-        assert wait_until(lambda: find("sleep", argument) is not None, 10)
+        assert wait_until(lambda: find("sleep", argument) is not None, DEADLINE_S)
         starter.kill()
         starter.wait()
-    assert wait_until(lambda: find("sleep", argument) is None, 10)
+    assert wait_until(lambda: find("sleep", argument) is None, DEADLINE_S)
 
 
 def test_a_program_that_cannot_be_run_says_so_in_the_log(tmp_path: Path) -> None:
     handle = spawn(["/nowhere/server"], log=tmp_path / "log", cwd=tmp_path, env={})
-    assert handle.wait(10)
+    assert handle.wait(DEADLINE_S)
     assert "cannot run /nowhere/server" in tail(tmp_path / "log")
 
 

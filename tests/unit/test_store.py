@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processors.store import MB, Mark, Overlay, Store
+from tests.patience import DEADLINE_S
 from tidelock.errors import Fatal
 
 A, B = ("journal.contact", 0), ("journal.contact", 1)
@@ -109,7 +110,7 @@ def test_a_killed_process_leaves_whole_batches_with_the_mark_that_belongs_to_the
             if int(line) >= batches:
                 child.send_signal(signal.SIGKILL)
                 break
-    assert child.wait(30) == -signal.SIGKILL
+    assert child.wait(DEADLINE_S) == -signal.SIGKILL
     store = Store(tmp_path)
     marks = {store.mark(("t", p)) for p in (0, 1)}
     assert len(marks) == 1  # both scopes were in one batch
