@@ -117,15 +117,14 @@ class Identity(Judge):
         elif applied and not n.cid and not n.queued and position <= n.dead:  # made, and deleted there before we knew it
             applied, reason = False, "gone"
         if applied:
-            held = self.ledger.held(place, native) if n.held else None
-            if n.held:
-                self.ledger.unhold(place, native, n)
+            held = self.ledger.unhold(place, native, n) if n.held else None
+            n.rival = ""
             r.members[place] = native
             self.ledger.save_record(cid, r)
             n.cid, n.to = cid, ""
             self.out.receipts(cid, payload)
             if held is not None:
-                self.out.change(cid, held)
+                self._deliver(cid, held)
             self._release_queue(place, native, n)
             self.ledger.save_native(place, native, n)
             self.out.link(place, native, -1, cid, n.through)
@@ -148,7 +147,7 @@ class Identity(Judge):
             sight = self.ledger.head(place, native, n)
             self.ledger.dequeue(place, native, n)
             n.through = max(n.through, sight.offset)
-            self.out.change(n.cid, sight)
+            self._deliver(n.cid, sight)
 
     def release(self, cid: str, place: str) -> None:
         """Merge does not want a create that was granted."""
@@ -230,8 +229,5 @@ class Identity(Judge):
         if n.cid:
             self.out.note("unlink", n.cid, place, native, "", b"")  # merge lets the copy go and hands its state back
         elif n.held and not n.queued:
-            sight = self.ledger.held(place, native)
-            if sight is not None and not self._decide(sight, n, again=True):
-                self.ledger.enqueue(n, sight)
-                self.ledger.save_native(place, native, n)
+            self._again(place, native, n)
         self._settle()

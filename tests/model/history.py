@@ -74,7 +74,7 @@ class History:
         systems = [
             System(
                 n, log=(log := r.random() < 0.5), unique=r.random() < 0.4, external_id=r.random() < 0.5,
-                reformat=r.random() < 0.25, partial=log and not self.deletes and r.random() < 0.4,
+                reformat=r.random() < 0.25, partial=log and r.random() < 0.5,
             )
             for n in ("alpha", "beta", "gamma")[: r.choice([2, 2, 3])]
         ]  # fmt: skip
