@@ -116,6 +116,10 @@ class Identity(Judge):
             applied, taken, reason = False, True, "taken"
         elif applied and not n.cid and not n.queued and position <= n.dead:  # made, and deleted there before we knew it
             applied, reason = False, "gone"
+        elif applied and r.into and not n.cid and self._follow(r.into, place, native, n):
+            applied, reason = False, "merged"
+        elif applied and not n.cid and n.to and self._record(n.to)[0] != cid:  # met what a person keeps apart from it
+            applied, taken, reason = False, True, "taken"
         if applied:
             held = self.ledger.unhold(place, native, n) if n.held else None
             n.rival = ""
@@ -138,6 +142,15 @@ class Identity(Judge):
         if not r.alive:
             self.out.note("retry", cid, place, "", "", b"")  # it died meanwhile: let it clean up
         self._settle()
+
+    def _follow(self, winner: str, place: str, native: str, n: Native) -> bool:
+        """Let what was made for a record that was merged away follow it, unless a person has decided about it; False if there is no winner."""
+        to, w = self._record(winner)
+        if w is None or not w.alive:
+            return False  # it is made for a record that is dead, which cleans up
+        n.to = n.to or to
+        self.ledger.save_native(place, native, n)
+        return True
 
     def _release_queue(self, place: str, native: str, n: Native) -> None:
         """Forward what waited of a native that turned out to be the one we made; the caller saves it and tells the link."""
@@ -222,7 +235,7 @@ class Identity(Judge):
 
     def _direct(self, place: str, native: str, to: str) -> None:
         n = self.ledger.native(place, native)
-        if n.cid == to:
+        if n.cid == to and not n.to:
             return
         n.to = to
         self.ledger.save_native(place, native, n)

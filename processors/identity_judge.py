@@ -74,7 +74,7 @@ class Judge:
         n.seen = sight.position
         if n.held:
             sight = self._join(sight, n)
-        if n.dead and not sight.gone and self.joiner.partial(sight):  # it has overtaken the change that made it anew
+        if n.dead and self._overtook(sight):
             n.through = max(n.through, sight.offset)
             told = n.rival == PART
             self._set_aside(sight, n)
@@ -106,11 +106,15 @@ class Judge:
             self._set_aside(sight, n)
         elif not sight.gone:
             whole = self._join(sight, n)
-            if whole.position < n.seen or (n.dead and self.joiner.partial(whole)):
+            if whole.position < n.seen or (n.dead and self._overtook(whole)):
                 self._set_aside(whole, n)
             elif not self._decide(whole, n, again=True):
                 self.ledger.enqueue(n, whole)
                 self.ledger.save_native(place, native, n)
+
+    def _overtook(self, sight: Sight) -> bool:
+        """Tell whether a change of what has been deleted and made anew has overtaken the one that made it (which is whole)."""
+        return not sight.gone and sight.offset >= 0 and self.joiner.partial(sight)
 
     def _set_aside(self, sight: Sight, n: Native) -> None:
         """Keep a change without deciding on it: the rest of what is to be known of its native is on its way."""
@@ -126,10 +130,12 @@ class Judge:
     def _must_wait(self, sight: Sight, n: Native) -> bool:
         """Let a native wait whose record may be one that we are just creating there."""
         if sight.ext:
-            cid, r = self._record(sight.ext)
-            if r is not None and isinstance(r.members.get(sight.place), int):
-                self.ledger.await_record(cid, r, sight.place, sight.native, n)
-                return True
+            cid, r = sight.ext, self.ledger.record(sight.ext)
+            while r is not None:
+                if isinstance(r.members.get(sight.place), int):
+                    self.ledger.await_record(cid, r, sight.place, sight.native, n)
+                    return True
+                cid, r = r.into, self.ledger.record(r.into) if r.into else None
         return sight.ext is None and self.ledger.queue_up(sight.place, sight.native, n)
 
     # ------------------------------------------------------------------------------------------- the decision
@@ -161,6 +167,9 @@ class Judge:
             n.to = ""
         if sight.ext:
             cid, r = self._record(sight.ext)
+            if r is not None and r.alive and cid != sight.ext:
+                n.to = cid  # it was made for a record that has become part of this one
+                return self._offer(sight, n, rival, cid, r, decided=True)
             if r is not None and r.alive and r.members.get(place) is None:
                 return self._offer(sight, n, rival, cid, r)
         found: str = ""
@@ -243,7 +252,7 @@ class Judge:
             n.through = sight.offset
         self.ledger.save_native(place, native, n)
         if sight.earlier:
-            first, *rest = self.joiner.runs(sight)
+            first, *rest = self.joiner.parts(sight, linked=True)
             self.out.linked(cid, first, grants)
             for later in rest:
                 self.out.change(cid, later)
@@ -264,7 +273,7 @@ class Judge:
 
     def _deliver(self, cid: str, sight: Sight) -> None:
         """Hand a change that has waited or was held to its record."""
-        for one in self.joiner.runs(sight) if sight.earlier else (sight,):
+        for one in self.joiner.parts(sight, linked=False) if sight.earlier else (sight,):
             self.out.change(cid, one)
 
     # ------------------------------------------------------------------------------------------- looking again

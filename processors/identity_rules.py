@@ -34,10 +34,13 @@ class Joiner(Protocol):
         """Return what two sights of one native show together; the newer counts where both tell the same column."""
 
     def partial(self, sight: Sight, /) -> bool:
-        """Tell whether a sight, with its earlier changes, leaves columns out."""
+        """Tell whether a sight, with its earlier changes, leaves columns out that the mapping knows."""
 
-    def runs(self, sight: Sight, /) -> list[Sight]:
-        """Return what a sight that has ``earlier`` changes shows as few changes that come one after the other."""
+    def parts(self, sight: Sight, /, *, linked: bool) -> list[Sight]:
+        """Return what a sight that has ``earlier`` changes shows, as changes one after the other.
+
+        ``linked``: for a record that sees its copy for the first time; then the first tells all that can be told at once.
+        """
 
 
 class Decisions(Protocol):

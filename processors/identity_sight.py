@@ -27,6 +27,7 @@ class _Layout:
             if b.reads and not wanted.isdisjoint(b.fields) and all(positions[c] >= 0 for c in b.columns)
         ]
         name = source.external_id
+        self.tracked = frozenset(c.name for i, c in enumerate(columns) if i in positions)
         self.ext = next((i for i, c in enumerate(columns) if c.name == name), -1) if name else -1
 
 
@@ -72,12 +73,14 @@ class Spotter:
 
     def partial(self, sight: Sight, /) -> bool:
         """See `processors.identity_rules.Joiner`."""
-        absent = self._partials.read(sight.payload).absent
+        change = self._partials.read(sight.payload)
+        absent = change.absent & self._layout(sight.payload, change).tracked if change.absent else change.absent
         return bool(absent) and not absent <= {c for p in sight.earlier for c in told(self._partials.read(p))}
 
-    def runs(self, sight: Sight, /) -> list[Sight]:
+    def parts(self, sight: Sight, /, *, linked: bool) -> list[Sight]:
         """See `processors.identity_rules.Joiner`."""
-        parts = self._partials.runs((*sight.earlier, sight.payload))
+        kept = [*sight.earlier, sight.payload]
+        parts = self._partials.first_sight(kept) if linked else kept
         return [replace(sight, position=value_position(p), payload=p, earlier=()) for p in parts]
 
     def _layout(self, payload: bytes, change: Change) -> _Layout:

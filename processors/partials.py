@@ -55,7 +55,19 @@ class Partials:
         """Return what `join` has kept as few changes, oldest first: one, unless columns came and went or changed their types meanwhile."""
         return [self._fold(list(run)) for _, run in groupby(kept, key=schema_id)]
 
-    def _fold(self, run: list[bytes]) -> bytes:
+    def first_sight(self, kept: Sequence[bytes]) -> list[bytes]:
+        """Return what `join` has kept as changes for a record that sees its copy for the first time: the whole row at once.
+
+        It stands at the position of the oldest part. The others follow, telling nothing new but up to where each column is known: a
+        change that was overtaken, and comes only now, still counts in what they leave out.
+        """
+        out: list[bytes] = []
+        for _, group in groupby(kept, key=schema_id):
+            run = list(group)
+            out += [self._fold(run, value_position(run[0])), *run[1:]]
+        return out
+
+    def _fold(self, run: list[bytes], position: bytes = b"") -> bytes:
         if len(run) == 1:
             return run[0]
         newest = self.read(run[-1])
@@ -68,6 +80,7 @@ class Partials:
                 if column.name not in change.absent:
                     row[i] = change.after[i]
                     absent.discard(column.name)
+        newest.position = position or newest.position
         return self._write(run[-1], newest, row, absent)
 
     def _cut(self, payload: bytes, change: Change, keep: frozenset[str]) -> bytes:

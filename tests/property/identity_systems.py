@@ -48,12 +48,11 @@ class JsonJoiner:
     def partial(self, sight: Sight, /) -> bool:
         return len({c for p in (*sight.earlier, sight.payload) for c in row_of(p) or ()}) < 3
 
-    def runs(self, sight: Sight, /) -> list[Sight]:
-        row: Row = {}
-        for payload in (*sight.earlier, sight.payload):
-            row |= json.loads(payload)[1]
-        version = json.loads(sight.payload)[0]
-        return [replace(sight, payload=json.dumps([version, row]).encode(), earlier=())]
+    def parts(self, sight: Sight, /, *, linked: bool) -> list[Sight]:
+        parts = [json.loads(p) for p in (*sight.earlier, sight.payload)]
+        if linked:
+            parts[0][1] = {c: v for _, row in parts for c, v in row.items()}
+        return [replace(sight, position=pos(p[0]), payload=json.dumps(p).encode(), earlier=()) for p in parts]
 
 
 class MemoryRows:

@@ -40,6 +40,7 @@ class Copy:
     cur: Value | None
     at: int
     note: str = ""
+    behind: dict[str, int] = field(default_factory=dict)  # where what later changes have left out was last captured
     landed: list[tuple[int, Value | None]] = field(default_factory=list)
     flight: Write | None = None
     held: list[Sight] = field(default_factory=list)
@@ -127,6 +128,9 @@ class World(Tape):
         self.taken_in: list[Job] = []
         self.ids: set[str] = set()
         self.decided = False  # a person may well have asked for two of ours in one place
+        self.made: dict[tuple[str, str], str] = {}  # what our creates have made, for whom
+        self.handled: set[tuple[str, str]] = set()  # what a person has decided about by name, or somebody has deleted
+        self.died: set[str] = set()  # records that were dead when their merger came
         self.person_left = r.choice([0, 0, 1, 3])
 
     def say(self, *what: Any) -> None:
@@ -245,11 +249,18 @@ class World(Tape):
         self.emit(cid, g)
 
     def observe(self, cid: str, g: Golden, place: str, c: Copy, at: int, row: Row | None) -> None:
-        if at <= c.at:
-            return
-        expected, c.at = c.cur, at
-        while c.landed and c.landed[0][0] <= at:
-            expected = c.landed.pop(0)[1]
+        expected = c.cur
+        if at <= c.at:  # overtaken: only what later changes have left out counts still
+            row = {k: v for k, v in (row or {}).items() if c.behind.get(k, c.at) < at}
+            if not row:
+                return
+            c.behind |= dict.fromkeys(row, at)
+        else:
+            c.behind = {k: c.behind.get(k, c.at) for k in ("mail", "phone", "note") if k not in (row or {})}
+            c.at = at
+            while c.landed and c.landed[0][0] <= at:
+                landed, expected = c.landed.pop(0)
+                c.behind |= {k: max(p, landed) for k, p in c.behind.items() if k != "note"}
         if row is None:
             value = None
         else:
@@ -289,6 +300,9 @@ class World(Tape):
             self.emit(cid, g)
 
     def on_merge(self, cid: str, g: Golden, place: str, native: str, winner: str, payload: bytes) -> None:
+        if g.deleted:
+            self.died.add(cid)
+            return
         g.deleted = True
         for where, c in list(g.copies.items()):
             del g.copies[where]
@@ -380,6 +394,8 @@ class World(Tape):
             case ("write", p, cid):
                 (w,) = self.systems[p].inbox[cid].popleft()
                 answer = self.systems[p].write(w)
+                if w.op == "create" and answer.outcome == "applied":
+                    self.made[p, answer.native] = cid
                 self.say("write", w, answer)
                 self.due[cid].append((w, answer))
             case ("journal", cid):
@@ -438,6 +454,7 @@ class World(Tape):
             s.alter(native, s.natives[native].value, f"note {next(self.numbers)}")
         else:
             s.alter(native, None)
+            self.handled.add((s.place, native))
         self.say(s.place, act, native, value)
 
     def person(self) -> None:
@@ -448,16 +465,18 @@ class World(Tape):
             return
         native, cid = self.r.choice(list(s.natives)), self.r.choice(alive)
         self.decided = True
-        self.queue.append(
-            self.r.choice(
-                [
-                    ("decide_link", cid, s.place, native),
-                    ("decide_unlink", s.place, native),
-                    ("decide_split", s.place, native),
-                    ("decide_merge", cid, (self.r.choice(alive),)),
-                ]
-            )
+        decision = self.r.choice(
+            [
+                ("decide_link", cid, s.place, native),
+                ("decide_unlink", s.place, native),
+                ("decide_split", s.place, native),
+                ("decide_merge", cid, (self.r.choice(alive),)),
+                ("decide_merge", cid, (self.r.choice(alive),)),
+            ]
         )
+        self.queue.append(decision)
+        if decision[0] != "decide_merge":
+            self.handled.add((s.place, native))
 
     def late(self) -> list[tuple[str, str]]:
         return [(x, p) for x, g in self.golden.items() for p, v in g.parked.items() if not g.deleted and v == g.value]

@@ -79,6 +79,14 @@ def trouble(w: World) -> str:
                     return f"{cid} is parked in {p} without a reason"
             elif c is None or c.flight is not None or s.natives[c.native].value != g.value:
                 return f"{cid} is not in step in {p}"
+    for (p, native), cid in w.made.items():
+        known, (winner, r) = ledger.native(p, native), w.identity._record(cid)
+        if (p, native) in w.handled or cid in w.died or winner == cid or r is None or not r.alive:
+            continue
+        if not w.systems[p].natives[native].alive:
+            return f"{p}/{native} was made for {cid}, which is {winner} now, and was deleted with it"
+        if known.cid != winner and not (known.held and w.identity._record(known.to)[0] == winner):
+            return f"{p}/{native} was made for {cid}, which is {winner} now, and is not its"
     for p, s in w.systems.items():
         if not w.decided and any(
             n > 1 for n in Counter(r.ext for r in s.natives.values() if r.alive and r.ext).values()
@@ -95,8 +103,8 @@ def trouble(w: World) -> str:
 def held_row(w: World, place: str, native: str) -> Row | None:
     """Return what identify has kept of a held native."""
     data = w.rows.data[f"h:{place}/{native}".encode()]
-    (sight,) = JsonJoiner().runs(Sight.decode(place, native, data, read_strings(data, 0)[1]))
-    return row_of(sight.payload)
+    kept = Sight.decode(place, native, data, read_strings(data, 0)[1])
+    return row_of(JsonJoiner().parts(kept, linked=True)[0].payload)
 
 
 def held_reason(w: World, place: str, value: Value) -> bool:
