@@ -41,7 +41,7 @@ class Changes:
             return
         cause = Provenance(place, self._time(change), change.event_id, change.actor, "fast_forward")
         if change.op == DELETE or change.after is None:
-            copy.position = q
+            copy.position, copy.behind = q, {}
             if copy.flight is not None:
                 copy.held.append(Held(q, True, {}, schema_id, cause))
                 copy.rare = True

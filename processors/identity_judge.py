@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
+from processors.identity_parts import Parts
 from processors.identity_rows import ALONE, OWN, PART, Key, Native, Record, Rows, Sight, part
 from processors.identity_rules import Decisions, Joiner, Rules, canonical_id, watch
 from processors.identity_state import Ledger
 
 
-class Judge:
+class Judge(Parts):
     """Look at changes that come the long way, and look again at who waits or is held when something has moved."""
 
     def __init__(self, rules: Rules, rows: Rows, out: Decisions, joiner: Joiner) -> None:
+        super().__init__(Ledger(rows), out, joiner)
         self.rules = rules
-        self.ledger = Ledger(rows)
-        self.out = out
-        self.joiner = joiner
         self._moved: deque[str] = deque()  # keys whose held natives are looked at again at the end of the entry
 
     # ------------------------------------------------------------------------------------------- what route sends
@@ -100,32 +99,17 @@ class Judge:
             )
             if over is not None and not (over[1].gone or sight.gone):
                 self.ledger.put_waiting(over[0], self.joiner.join(sight, over[1]))
-        elif not (
-            n.held or sight.gone
-        ):  # the newer one has been with a record that it is not of, and is on its way back
+        elif sight.gone:
+            return
+        elif not n.held:  # the newer one has been with a record that it is not of, and is on its way back
             self._set_aside(sight, n)
-        elif not sight.gone:
+        else:
             whole = self._join(sight, n)
             if whole.position < n.seen or (n.dead and self._overtook(whole)):
                 self._set_aside(whole, n)
             elif not self._decide(whole, n, again=True):
                 self.ledger.enqueue(n, whole)
                 self.ledger.save_native(place, native, n)
-
-    def _overtook(self, sight: Sight) -> bool:
-        """Tell whether a change of what has been deleted and made anew has overtaken the one that made it (which is whole)."""
-        return not sight.gone and sight.offset >= 0 and self.joiner.partial(sight)
-
-    def _set_aside(self, sight: Sight, n: Native) -> None:
-        """Keep a change without deciding on it: the rest of what is to be known of its native is on its way."""
-        self.ledger.hold(n, sight, ())
-        n.rival = PART
-        self.ledger.save_native(sight.place, sight.native, n)
-
-    def _join(self, sight: Sight, n: Native) -> Sight:
-        """Take what is kept of a held native out, and return it together with another change of it. ``n.rival`` stays, for `_decide`."""
-        kept = self.ledger.unhold(sight.place, sight.native, n)
-        return sight if sight.gone or kept is None else self.joiner.join(kept, sight)
 
     def _must_wait(self, sight: Sight, n: Native) -> bool:
         """Let a native wait whose record may be one that we are just creating there."""
@@ -270,11 +254,6 @@ class Judge:
         self.ledger.save_native(sight.place, sight.native, n)
         if n.rival != rival:  # the same trouble is told once
             self.out.held(sight, rivals, reason)
-
-    def _deliver(self, cid: str, sight: Sight) -> None:
-        """Hand a change that has waited or was held to its record."""
-        for one in self.joiner.parts(sight, linked=False) if sight.earlier else (sight,):
-            self.out.change(cid, one)
 
     # ------------------------------------------------------------------------------------------- looking again
 
