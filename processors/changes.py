@@ -35,12 +35,13 @@ class Changes:
         copy = record.copies[place]
         system = self.plan.systems[change.system]
         q = change.position
-        if q <= copy.position:
+        late = q <= copy.position
+        if late and not (copy.behind and change.after is not None and change.op != DELETE):
             out.counts.append(("duplicates", place))
             return
-        copy.position = q
         cause = Provenance(place, self._time(change), change.event_id, change.actor, "fast_forward")
         if change.op == DELETE or change.after is None:
+            copy.position, copy.behind = q, {}
             if copy.flight is not None:
                 copy.held.append(Held(q, True, {}, schema_id, cause))
                 copy.rare = True
@@ -55,7 +56,9 @@ class Changes:
             and not change.absent
             and reader.complete
             and copy.schema_id == schema_id
+            and not copy.behind
         ):
+            copy.position = q
             new = [row[p] for p in reader.positions]  # the usual case: everything captured, nothing pending
             old = copy.columns
             if new == old:
@@ -69,6 +72,14 @@ class Changes:
                 for i, p in enumerate(reader.positions)
                 if p >= 0 and (not change.absent or change.columns[p].name not in change.absent)
             }
+            if late:  # it was with another record first, and has been overtaken: what later changes have left out counts still
+                seen = {c: raw for c, raw in seen.items() if c in copy.behind and copy.behind[c] < q}
+                if not seen:
+                    out.counts.append(("duplicates", place))
+                    return
+                copy.behind |= dict.fromkeys(seen, q)
+            else:
+                copy.captured(seen, q)
             if copy.flight is not None:
                 held = self._held_columns(system, copy.flight, seen)
                 if held:
@@ -77,10 +88,11 @@ class Changes:
             changed = self._advance(copy, seen, q)
             if not changed:
                 out.counts.append(("echoes" if change.origin is not None else "unchanged", place))
-                copy.schema_id = schema_id if copy.flight is None else copy.schema_id
+                copy.schema_id = schema_id if copy.flight is None and not late else copy.schema_id
                 return
         touched = self.edits.take(record, place, system, copy, changed, reader, schema_id, cause, out)
-        copy.schema_id = schema_id
+        if not late:
+            copy.schema_id = schema_id
         self._finish(record, cid, touched, out)
 
     def on_linked(
@@ -120,6 +132,8 @@ class Changes:
                 for i, p in enumerate(reader.positions)
                 if p >= 0 and (not change.absent or change.columns[p].name not in change.absent)
             }
+            copy.position = ZERO_POSITION
+            copy.captured(seen, change.position)
             changed = self._advance(copy, seen, change.position)
             self.edits.take(record, place, system, copy, changed, reader, schema_id, cause, out)
         copy.schema_id = schema_id

@@ -154,7 +154,7 @@ class IdentifyStage:
         )
         out = entity.out
         out.rows = rows
-        identity = Identity(entity.rules, mine, out)
+        identity = Identity(entity.rules, mine, out, entity.spotter)
         wanted: list[bytes] = []
         for _, e in entries:
             if e.native_key:

@@ -116,16 +116,19 @@ class Identity(Judge):
             applied, taken, reason = False, True, "taken"
         elif applied and not n.cid and not n.queued and position <= n.dead:  # made, and deleted there before we knew it
             applied, reason = False, "gone"
+        elif applied and r.into and not n.cid and self._follow(r.into, place, native, n):
+            applied, reason = False, "merged"
+        elif applied and not n.cid and n.to and self._record(n.to)[0] != cid:  # met what a person keeps apart from it
+            applied, taken, reason = False, True, "taken"
         if applied:
-            held = self.ledger.held(place, native) if n.held else None
-            if n.held:
-                self.ledger.unhold(place, native, n)
+            held = self.ledger.unhold(place, native, n) if n.held else None
+            n.rival = ""
             r.members[place] = native
             self.ledger.save_record(cid, r)
             n.cid, n.to = cid, ""
             self.out.receipts(cid, payload)
             if held is not None:
-                self.out.change(cid, held)
+                self._deliver(cid, held)
             self._release_queue(place, native, n)
             self.ledger.save_native(place, native, n)
             self.out.link(place, native, -1, cid, n.through)
@@ -140,6 +143,15 @@ class Identity(Judge):
             self.out.note("retry", cid, place, "", "", b"")  # it died meanwhile: let it clean up
         self._settle()
 
+    def _follow(self, winner: str, place: str, native: str, n: Native) -> bool:
+        """Let what was made for a record that was merged away follow it, unless a person has decided about it; False if there is no winner."""
+        to, w = self._record(winner)
+        if w is None or not w.alive:
+            return False  # it is made for a record that is dead, which cleans up
+        n.to = n.to or to
+        self.ledger.save_native(place, native, n)
+        return True
+
     def _release_queue(self, place: str, native: str, n: Native) -> None:
         """Forward what waited of a native that turned out to be the one we made; the caller saves it and tells the link."""
         if n.queued:
@@ -148,7 +160,7 @@ class Identity(Judge):
             sight = self.ledger.head(place, native, n)
             self.ledger.dequeue(place, native, n)
             n.through = max(n.through, sight.offset)
-            self.out.change(n.cid, sight)
+            self._deliver(n.cid, sight)
 
     def release(self, cid: str, place: str) -> None:
         """Merge does not want a create that was granted."""
@@ -223,15 +235,12 @@ class Identity(Judge):
 
     def _direct(self, place: str, native: str, to: str) -> None:
         n = self.ledger.native(place, native)
-        if n.cid == to:
+        if n.cid == to and not n.to:
             return
         n.to = to
         self.ledger.save_native(place, native, n)
         if n.cid:
             self.out.note("unlink", n.cid, place, native, "", b"")  # merge lets the copy go and hands its state back
         elif n.held and not n.queued:
-            sight = self.ledger.held(place, native)
-            if sight is not None and not self._decide(sight, n, again=True):
-                self.ledger.enqueue(n, sight)
-                self.ledger.save_native(place, native, n)
+            self._again(place, native, n)
         self._settle()

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
-from processors.identity_rows import ALONE, OWN, Key, Native, Record, Rows, Sight, part
-from processors.identity_rules import Decisions, Rules, canonical_id, watch
+from processors.identity_parts import Parts
+from processors.identity_rows import ALONE, OWN, PART, Key, Native, Record, Rows, Sight, part
+from processors.identity_rules import Decisions, Joiner, Rules, canonical_id, watch
 from processors.identity_state import Ledger
 
 
-class Judge:
+class Judge(Parts):
     """Look at changes that come the long way, and look again at who waits or is held when something has moved."""
 
-    def __init__(self, rules: Rules, rows: Rows, out: Decisions) -> None:
+    def __init__(self, rules: Rules, rows: Rows, out: Decisions, joiner: Joiner) -> None:
+        super().__init__(Ledger(rows), out, joiner)
         self.rules = rules
-        self.ledger = Ledger(rows)
-        self.out = out
         self._moved: deque[str] = deque()  # keys whose held natives are looked at again at the end of the entry
 
     # ------------------------------------------------------------------------------------------- what route sends
@@ -62,6 +62,7 @@ class Judge:
             return
         if sight.position < n.seen:  # a newer state of it was looked at meanwhile
             self._pass(sight, n)
+            self._late(sight, n)
             return
         if n.queued:
             if sight.position > n.seen:  # else it came twice
@@ -70,6 +71,15 @@ class Judge:
                 self.ledger.save_native(place, native, n)
             return
         n.seen = sight.position
+        if n.held:
+            sight = self._join(sight, n)
+        if n.dead and self._overtook(sight):
+            n.through = max(n.through, sight.offset)
+            told = n.rival == PART
+            self._set_aside(sight, n)
+            if not told:
+                self.out.held(sight, (), "only a part of its row has come so far")
+            return
         if self._must_wait(sight, n) or not self._decide(sight, n):
             self.ledger.enqueue(n, sight)
             self.ledger.save_native(place, native, n)
@@ -80,29 +90,48 @@ class Judge:
             n.through = sight.offset
             self.ledger.save_native(sight.place, sight.native, n)
 
+    def _late(self, sight: Sight, n: Native) -> None:
+        """Take what a change that has been overtaken tells, and the newer one has left out."""
+        place, native = sight.place, sight.native
+        if n.queued:
+            over = next(
+                ((i, w) for i, w in self.ledger.waiting(place, native, n) if w.position >= sight.position), None
+            )
+            if over is not None and not (over[1].gone or sight.gone):
+                self.ledger.put_waiting(over[0], self.joiner.join(sight, over[1]))
+        elif sight.gone:
+            return
+        elif not n.held:  # the newer one has been with a record that it is not of, and is on its way back
+            self._set_aside(sight, n)
+        else:
+            whole = self._join(sight, n)
+            if whole.position < n.seen or (n.dead and self._overtook(whole)):
+                self._set_aside(whole, n)
+            elif not self._decide(whole, n, again=True):
+                self.ledger.enqueue(n, whole)
+                self.ledger.save_native(place, native, n)
+
     def _must_wait(self, sight: Sight, n: Native) -> bool:
         """Let a native wait whose record may be one that we are just creating there."""
         if sight.ext:
-            cid, r = self._record(sight.ext)
-            if r is not None and isinstance(r.members.get(sight.place), int):
-                self._unhold(sight, n)
-                self.ledger.await_record(cid, r, sight.place, sight.native, n)
-                return True
-        if sight.ext is None and self.ledger.queue_up(sight.place, sight.native, n):
-            self._unhold(sight, n)
-            return True
-        return False
+            cid, r = sight.ext, self.ledger.record(sight.ext)
+            while r is not None:
+                if isinstance(r.members.get(sight.place), int):
+                    self.ledger.await_record(cid, r, sight.place, sight.native, n)
+                    return True
+                cid, r = r.into, self.ledger.record(r.into) if r.into else None
+        return sight.ext is None and self.ledger.queue_up(sight.place, sight.native, n)
 
     # ------------------------------------------------------------------------------------------- the decision
 
     def _decide(self, sight: Sight, n: Native, *, again: bool = False) -> bool:
         """Link, hold or bury a native; False if it has to wait for a create (it is in that line then, unsaved).
 
+        What was held of it has been taken out and is part of ``sight``.
         ``again``: the native itself has not moved; who is blocked by it is told only if it gets linked now.
         """
         place, native = sight.place, sight.native
-        rival = n.rival
-        self._unhold(sight, n)
+        rival, n.rival = n.rival, ""
         if n.blocked and not again:
             self._wake_native(place, native, n)
         if sight.gone:
@@ -122,6 +151,9 @@ class Judge:
             n.to = ""
         if sight.ext:
             cid, r = self._record(sight.ext)
+            if r is not None and r.alive and cid != sight.ext:
+                n.to = cid  # it was made for a record that has become part of this one
+                return self._offer(sight, n, rival, cid, r, decided=True)
             if r is not None and r.alive and r.members.get(place) is None:
                 return self._offer(sight, n, rival, cid, r)
         found: str = ""
@@ -203,7 +235,13 @@ class Judge:
         if sight.offset > n.through:
             n.through = sight.offset
         self.ledger.save_native(place, native, n)
-        self.out.linked(cid, sight, grants)
+        if sight.earlier:
+            first, *rest = self.joiner.parts(sight, linked=True)
+            self.out.linked(cid, first, grants)
+            for later in rest:
+                self.out.change(cid, later)
+        else:
+            self.out.linked(cid, sight, grants)
         self.out.link(place, native, sight.partition, cid, n.through)
 
     def _hold(
@@ -217,10 +255,6 @@ class Judge:
         if n.rival != rival:  # the same trouble is told once
             self.out.held(sight, rivals, reason)
 
-    def _unhold(self, sight: Sight, n: Native) -> None:
-        if n.held:
-            self.ledger.unhold(sight.place, sight.native, n)
-
     # ------------------------------------------------------------------------------------------- looking again
 
     def _run(self, place: str, native: str) -> None:
@@ -230,9 +264,13 @@ class Judge:
             sight = self.ledger.head(place, native, n)
             born_again = bool(n.dead) and not n.cid and sight.position > n.dead
             self.ledger.dequeue(place, native, n)
+            if n.held and sight.position > n.dead:
+                sight = self._join(sight, n)
             if n.cid:
+                n.through = max(n.through, sight.offset)
                 self.ledger.save_native(place, native, n)
-                self._forward(sight, n)
+                self._deliver(n.cid, sight)
+                self.out.link(place, native, sight.partition, n.cid, n.through)
             elif sight.position <= n.dead:
                 self.ledger.save_native(place, native, n)
                 self._pass(sight, n)
@@ -268,12 +306,15 @@ class Judge:
         for native in natives:
             if not self._open(key, place):
                 return True
-            n = self.ledger.native(place, native)
-            sight = self.ledger.held(place, native)
-            if sight is not None and n.held and not self._decide(sight, n, again=True):
-                self.ledger.enqueue(n, sight)
-                self.ledger.save_native(place, native, n)
+            self._again(place, native, self.ledger.native(place, native))
         return False
+
+    def _again(self, place: str, native: str, n: Native) -> None:
+        """Decide a held native again, which has not moved itself."""
+        sight = self.ledger.unhold(place, native, n) if n.held else None
+        if sight is not None and not self._decide(sight, n, again=True):
+            self.ledger.enqueue(n, sight)
+            self.ledger.save_native(place, native, n)
 
     def _open(self, key: str, place: str) -> bool:
         """Tell whether a native held in a place because of a key could come to another verdict now."""

@@ -12,7 +12,7 @@ values (longs and strings as in Avro). Key prefixes:
     E:<place> <seq>                           a native that waits until all creates up to an epoch are resolved, in line
     X:<canonical id> <place> <native>         a native that waits for that record's create
     w:<place>/<native> <i>                    its waiting changes, in order
-    h:<place>/<native>                        the last change of a held (quarantined) native
+    h:<place>/<native>                        what a held (quarantined) native's changes have told
     Q:<key> <place> <native>                  who is held because of this key
     B:<key or native> <canonical id> <place>  whose create or update there is blocked by it
 """
@@ -43,6 +43,8 @@ class Sight:
 
     ``place`` is ``system/tenant``. ``ext``: our canonical id as the record carries it; "" if its field is empty; None if the
     change cannot show it (no such field there, or a delete). ``offset``: where in cdc it stood, -1 if that is not known.
+    ``earlier``: changes before it, oldest first, that tell columns it leaves out; then ``keys`` and ``ext`` are what all of
+    them show together.
     """
 
     place: str
@@ -54,6 +56,7 @@ class Sight:
     partition: int = -1
     offset: int = -1
     payload: bytes = b""
+    earlier: tuple[bytes, ...] = ()
 
     def encode(self) -> bytes:
         """Return it as a row, without place and native key."""
@@ -66,18 +69,23 @@ class Sight:
                 encode_strings(self.keys),
                 encode_string(self.ext or ""),
                 encode_bytes(self.payload),
+                *map(encode_bytes, self.earlier),
             )
         )
 
     @classmethod
     def decode(cls, place: str, native: str, data: bytes, at: int = 0) -> Sight:
-        """Read a row."""
+        """Read a row; it goes on to the end of ``data``."""
         position, flags = data[at : at + 16], data[at + 16]
         partition, at = decode_long(data, at + 17)
         offset, at = decode_long(data, at)
         keys, at = read_strings(data, at)
         ext, at = decode_string(data, at)
         payload, at = decode_bytes(data, at)
+        earlier = []
+        while at < len(data):
+            one, at = decode_bytes(data, at)
+            earlier.append(one)
         return cls(
             place,
             native,
@@ -88,6 +96,7 @@ class Sight:
             partition,
             offset,
             payload,
+            tuple(earlier),
         )
 
 
@@ -182,6 +191,7 @@ class Native:
 
 
 ALONE, OWN = "alone", "own"
+PART = "part"  # instead of a rival: kept aside until the rest of it comes, which is on its way
 
 
 @dataclass(slots=True)

@@ -27,6 +27,22 @@ class Rules:
     ambiguous: str = "quarantine"
 
 
+class Joiner(Protocol):
+    """Who can look into changes: identify itself does not."""
+
+    def join(self, older: Sight, newer: Sight, /) -> Sight:
+        """Return what two sights of one native show together; the newer counts where both tell the same column."""
+
+    def partial(self, sight: Sight, /) -> bool:
+        """Tell whether a sight, with its earlier changes, leaves columns out that the mapping knows."""
+
+    def parts(self, sight: Sight, /, *, linked: bool) -> list[Sight]:
+        """Return what a sight that has ``earlier`` changes shows, as changes one after the other.
+
+        ``linked``: for a record that sees its copy for the first time; then the first tells all that can be told at once.
+        """
+
+
 class Decisions(Protocol):
     """Who is told what was decided; the stage turns this into Kafka records. ``cid`` is always a canonical id."""
 

@@ -1,11 +1,14 @@
-"""From a captured row to what identify looks at: its match keys, and our own id if the system keeps it."""
+"""From a captured row, or what several of them tell together, to what identify looks at: its match keys, and our own id."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from processors.identity_rows import Sight
+from processors.partials import Partials, told
 from processors.plan import EntityPlan, RowReader
 from tidelock.avro import NULL, decode_slice
-from tidelock.change import DELETE, Change, Column
+from tidelock.change import DELETE, Change, Column, value_position
 from tidelock.codec import Codec, schema_id
 from tidelock.errors import Reject
 
@@ -24,6 +27,7 @@ class _Layout:
             if b.reads and not wanted.isdisjoint(b.fields) and all(positions[c] >= 0 for c in b.columns)
         ]
         name = source.external_id
+        self.tracked = frozenset(c.name for i, c in enumerate(columns) if i in positions)
         self.ext = next((i for i, c in enumerate(columns) if c.name == name), -1) if name else -1
 
 
@@ -33,6 +37,7 @@ class Spotter:
     def __init__(self, plan: EntityPlan, codec: Codec) -> None:
         self._plan = plan
         self._codec = codec
+        self._partials = Partials(codec)
         self._blank = [NULL] * len(plan.fields)
         self._layouts: dict[int, _Layout] = {}
 
@@ -45,19 +50,55 @@ class Spotter:
             raise Reject(f"the change does not fit its schema: {error!r}", kind="bad_avro") from error
         if change.op == DELETE or change.after is None:
             return Sight(place, native, change.position, (), None, True, partition, offset, payload)
+        layout = self._layouts.get(schema_id(payload)) or self._layout(payload, change)
+        keys = self._keys(layout, change, change.after, self._blank.copy())
+        ext = None if layout.ext < 0 else self._ext(layout, change, change.after)
+        return Sight(place, native, change.position, keys, ext, False, partition, offset, payload)
+
+    def join(self, older: Sight, newer: Sight, /) -> Sight:
+        """See `processors.identity_rules.Joiner`."""
+        *earlier, payload = self._partials.join((*older.earlier, older.payload, *newer.earlier, newer.payload))
+        newest = newer if newer.position >= older.position else older
+        golden, keys, ext = self._blank.copy(), newest.keys, newest.ext
+        if earlier:
+            ext = None
+            for part in self._partials.runs((*earlier, payload)):
+                change = self._partials.read(part)
+                layout = self._layout(part, change)
+                row = change.after or []
+                keys = self._keys(layout, change, row, golden)  # golden goes on from one to the next
+                shown = self._ext(layout, change, row)
+                ext = ext if shown is None else shown
+        return replace(newest, keys=keys, ext=ext, payload=payload, earlier=tuple(earlier))
+
+    def partial(self, sight: Sight, /) -> bool:
+        """See `processors.identity_rules.Joiner`."""
+        change = self._partials.read(sight.payload)
+        absent = change.absent & self._layout(sight.payload, change).tracked if change.absent else change.absent
+        return bool(absent) and not absent <= {c for p in sight.earlier for c in told(self._partials.read(p))}
+
+    def parts(self, sight: Sight, /, *, linked: bool) -> list[Sight]:
+        """See `processors.identity_rules.Joiner`."""
+        kept = [*sight.earlier, sight.payload]
+        parts = self._partials.first_sight(kept) if linked else kept
+        return [replace(sight, position=value_position(p), payload=p, earlier=()) for p in parts]
+
+    def _layout(self, payload: bytes, change: Change) -> _Layout:
         number = schema_id(payload)
         layout = self._layouts.get(number)
         if layout is None:
             layout = self._layouts[number] = _Layout(self._plan, change.system, change.columns)
-        keys = self._keys(layout, change, change.after)
-        ext = None
-        if layout.ext >= 0 and change.columns[layout.ext].name not in change.absent:
-            value = decode_slice(change.columns[layout.ext].type, change.after[layout.ext])
-            ext = "" if value is None else str(value).lower()
-        return Sight(place, native, change.position, keys, ext, False, partition, offset, payload)
+        return layout
 
-    def _keys(self, layout: _Layout, change: Change, row: list[bytes]) -> tuple[str, ...]:
-        golden = self._blank.copy()
+    @staticmethod
+    def _ext(layout: _Layout, change: Change, row: list[bytes]) -> str | None:
+        if layout.ext < 0 or change.columns[layout.ext].name in change.absent:
+            return None
+        value = decode_slice(change.columns[layout.ext].type, row[layout.ext])
+        return "" if value is None else str(value).lower()
+
+    def _keys(self, layout: _Layout, change: Change, row: list[bytes], golden: list[bytes]) -> tuple[str, ...]:
+        """Put what a row says into golden values, and return the match keys that they give."""
         for index, fields, columns, identity in layout.bindings:
             if change.absent and any(change.columns[c].name in change.absent for c in columns):
                 continue

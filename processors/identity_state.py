@@ -123,11 +123,20 @@ class Ledger:
         self.rows.put(self._queue_row(sight.place, sight.native, n.first + n.queued), sight.encode())
         n.queued += 1
 
+    def waiting(self, place: str, native: str, n: Native) -> Iterator[tuple[int, Sight]]:
+        """Yield the waiting changes of a native by their numbers, in order."""
+        for i in range(n.first, n.first + n.queued):
+            data = self.rows.get(self._queue_row(place, native, i))
+            assert data is not None, f"identify: change {i} of {place}/{native} waits but is not there"
+            yield i, Sight.decode(place, native, data)
+
+    def put_waiting(self, i: int, sight: Sight) -> None:
+        """Put another change in the place of a waiting one."""
+        self.rows.put(self._queue_row(sight.place, sight.native, i), sight.encode())
+
     def head(self, place: str, native: str, n: Native) -> Sight:
         """Return the first waiting change."""
-        data = self.rows.get(self._queue_row(place, native, n.first))
-        assert data is not None, f"identify: change {n.first} of {place}/{native} waits but is not there"
-        return Sight.decode(place, native, data)
+        return next(self.waiting(place, native, n))[1]
 
     def dequeue(self, place: str, native: str, n: Native) -> None:
         """Remove the first waiting change; the caller saves the native."""
@@ -157,20 +166,18 @@ class Ledger:
                 row.held = True
                 self.save_key(key, row)
 
-    def held(self, place: str, native: str) -> Sight | None:
-        """Return the change of a held native."""
-        data = self.rows.get(f"h:{place}/{native}".encode())
-        return None if data is None else Sight.decode(place, native, data, read_strings(data, 0)[1])
-
-    def unhold(self, place: str, native: str, n: Native) -> None:
-        """Let a held native go; the caller saves it."""
-        n.held, n.rival = False, ""
+    def unhold(self, place: str, native: str, n: Native) -> Sight | None:
+        """Let a held native go and return what was kept of it; the caller saves it, and empties or uses ``n.rival``."""
+        n.held = False
         name = f"h:{place}/{native}".encode()
         data = self.rows.get(name)
-        if data is not None:
-            for key in read_strings(data, 0)[0]:
-                self.rows.put(self._held_row(key, place, native), None)
-            self.rows.put(name, None)
+        if data is None:
+            return None
+        keys, at = read_strings(data, 0)
+        for key in keys:
+            self.rows.put(self._held_row(key, place, native), None)
+        self.rows.put(name, None)
+        return Sight.decode(place, native, data, at)
 
     def held_by(self, key: str, place: str) -> Iterator[str]:
         """Yield the native keys that are held in a place because of a key; materialise before changing anything."""

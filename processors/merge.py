@@ -8,10 +8,11 @@ is under way per copy at most; what is captured meanwhile for its columns is hel
 from __future__ import annotations
 
 from processors.changes import Changes
-from processors.edits import UNREADABLE
+from processors.edits import UNREADABLE, Readers
 from processors.effects import Effects, Notice
 from processors.emit import retry_delay_s
-from processors.plan import BindingPlan, SystemPlan
+from processors.handback import HandBack
+from processors.plan import BindingPlan, EntityPlan, SystemPlan
 from processors.record import Copy, Flight, Held, Parked, Provenance, Record
 from tidelock.avro import NULL
 from tidelock.change import ZERO_POSITION
@@ -36,6 +37,10 @@ PASSING = frozenset({"missing_parent", "unique", "taken", "foreign_key", "gone"}
 
 class Merge(Changes):
     """Fold entries into records of one entity: changes as `Changes` does, receipts and the rarer entries here."""
+
+    def __init__(self, plan: EntityPlan, readers: Readers, handback: HandBack) -> None:
+        super().__init__(plan, readers)
+        self.handback = handback
 
     def on_receipt(self, record: Record, cid: str, place: str, receipt: Receipt, out: Effects) -> None:
         """Take what became of a write; one that is not under way (any more) is a re-delivery and changes nothing."""
@@ -266,17 +271,19 @@ class Merge(Changes):
             if flight is None or flight.version != _asked(entry):
                 return  # the answer to an earlier ask
             del record.creating[place]
-            if entry.kind == "park":
+            if entry.kind == "park" and not record.deleted:
                 self._park_create(record, place, entry.keys[0] if entry.keys else "taken", out)
         elif entry.kind == "unlink":
             self._unlink(record, cid, place, entry.native_key, out)
         elif entry.kind == "merge":
+            if record.deleted:
+                return  # its copies die with it
             for other, theirs in list(record.copies.items()):
-                self._unlink(record, cid, other, theirs.native_key, out)
-            record.deleted, record.creating = True, {}
+                if self.plan.systems[other.partition("/")[0]].captured:  # elsewhere it goes the way of a deleted record
+                    self._unlink(record, cid, other, theirs.native_key, out)
+            record.deleted = True
             record.version += 1
             out.golden_changed = True
-            return
         elif entry.kind in ("retry", "wake", "resync"):
             due = record.timers.pop(place, None)
             copy = record.copies.get(place)
@@ -297,12 +304,16 @@ class Merge(Changes):
         self._finish(record, cid, None, out)
 
     def _unlink(self, record: Record, cid: str, place: str, native_key: str, out: Effects) -> None:
-        """Let a copy go: a person has decided that it is another record. What was held of it goes back to identify."""
+        """Let a copy go: a person has decided that it is another record. What was captured of it goes back to identify."""
         copy = record.copies.get(place)
         if copy is None or copy.native_key != native_key:
             return
         del record.copies[place]
-        out.identify.append(self._entry("bounce", cid, place, native_key=native_key, position=copy.position))
+        kind = "left" if copy.held and copy.held[-1].gone else "bounce"
+        entry = self._entry(kind, cid, place, native_key=native_key, position=copy.position)
+        if kind == "bounce":
+            entry.payload = self.handback.change(record, place, copy)
+        out.identify.append(entry)
 
     def _resolve(self, record: Record, entry: Entry, out: Effects) -> None:
         """A person has decided a parked field: keys = (field, ``golden``, ``theirs`` or ``value``), payload = slice for ``value``."""

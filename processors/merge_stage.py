@@ -21,6 +21,7 @@ from processors.edits import Readers
 from processors.effects import Effects, Notice, Send
 from processors.golden import GoldenWriter, hub_schema
 from processors.guards import ActorLimits
+from processors.handback import HandBack
 from processors.merge import Merge
 from processors.plan import EntityPlan, RowReader, SystemPlan
 from processors.record import Record
@@ -45,7 +46,7 @@ class _Entity:
         self.plan = plan
         self.name = plan.name
         self.readers = Readers(lambda number: _row_reader(codec, plan, number))
-        self.merge = Merge(plan, self.readers)
+        self.merge = Merge(plan, self.readers, HandBack(plan, codec))
         self.hub = topics.hub(plan.name)
         self.identity = topics.identity(plan.name)
         self.sync = {s: topics.sync(s, plan.name) for s in plan.systems}

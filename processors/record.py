@@ -6,6 +6,7 @@ structs: encoded and decoded in C, leaving out what is empty, because every chan
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -78,6 +79,7 @@ class Copy(
     parked: dict[int, Parked] = {}  # binding → what was refused there
     floors: dict[int, bytes] = {}  # column → position up to which a receipt has told its value
     rare: bool = False  # something stands in the fields from `landings` on
+    behind: dict[int, bytes] = {}  # column → where it was last captured, if later changes have left it out
 
     def believed(self, column: int) -> bytes:
         """Return the raw slice that should stand there now."""
@@ -86,6 +88,12 @@ class Copy(
             if landed:
                 return landed[-1][1]
         return self.columns[column]
+
+    def captured(self, columns: Iterable[int], q: bytes) -> None:
+        """Note that a change at ``q``, the newest, tells these columns and leaves the others out."""
+        told, before = set(columns), self.position
+        self.behind = {c: self.behind.get(c, before) for c in range(len(self.columns)) if c not in told}
+        self.position = q
 
     def settle(self) -> None:
         """Note whether anything rare is left."""
@@ -185,6 +193,7 @@ def reorder(record: Record, was: dict[str, Any], now: dict[str, Any]) -> None:
         copy.columns = [copy.columns[old[n]] if n in old else b"" for n in now["columns"][system]]
         copy.landings = {to[c]: v for c, v in copy.landings.items() if c in to}
         copy.floors = {to[c]: v for c, v in copy.floors.items() if c in to}
+        copy.behind = {to[c]: v for c, v in copy.behind.items() if c in to}
         copy.told, copy.parked = {}, {}
         for held in copy.held:
             held.columns = {to[c]: v for c, v in held.columns.items() if c in to}

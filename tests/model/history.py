@@ -8,7 +8,7 @@ from typing import Any
 from tests.model.systems import System
 from tests.model.world import ENTITY, FIELDS, World
 from tidelock.config import Config, Policy
-from tidelock.envelopes import TAKEN
+from tidelock.envelopes import TAKEN, Entry
 
 POLICIES = ("priority", "newest", "keep_golden", "non_null")
 
@@ -74,7 +74,7 @@ class History:
         systems = [
             System(
                 n, log=(log := r.random() < 0.5), unique=r.random() < 0.4, external_id=r.random() < 0.5,
-                reformat=r.random() < 0.25, partial=log and not self.deletes and r.random() < 0.4,
+                reformat=r.random() < 0.25, partial=log and r.random() < 0.5,
             )
             for n in ("alpha", "beta", "gamma")[: r.choice([2, 2, 3])]
         ]  # fmt: skip
@@ -86,6 +86,8 @@ class History:
         self.edits: list[tuple[str, str, str, Any]] = []
         self.points = 1000
         self.serial = 0
+        self.persons = not self.contended and r.random() < 0.4
+        self.decided = False  # a person may well have asked for two of ours in one system
         self.slow = r.choice([(), ("receipt",), ("receipt",), ("sink",), ("capture", "poll"), ("merge",)])
         if self.contended:
             systems[0].create({"email": "p@x", "name": "n", "city": "c", "points": self.points})
@@ -101,9 +103,11 @@ class History:
             if not self.deletes and act != "edit":
                 return
         else:
-            act = r.choice(["new", "edit", "edit", "edit", "mail", "delete"])
+            act = r.choice(["new", "edit", "edit", "edit", "mail", "delete", "decide" if self.persons else "edit"])
         self.serial += 1
-        if act == "new" or not alive:
+        if act == "decide":
+            self.person_decides()
+        elif act == "new" or not alive:
             self.user_creates(s, r.choice(self.emails))
         elif act == "edit":
             self.user_edits(s, r.choice(alive), r.choice(self.columns))
@@ -143,6 +147,23 @@ class History:
         """Delete a record."""
         s.delete(key)
         self.trace.append(f"{s.name} user deletes {key}")
+
+    def person_decides(self) -> None:
+        """Let somebody decide about identity, wisely or not."""
+        r, w = self.r, self.world
+        records, linked = sorted(w.golden()), sorted(w.linked())
+        if not records or not linked:
+            return
+        system, key = r.choice(linked)
+        kind = r.choice(["merge", "merge", "unlink", "split", "link"])
+        cid = r.choice(records) if kind in ("merge", "link") else ""
+        if kind == "merge":
+            entry = Entry(kind, cid, keys=(r.choice(records),))
+        else:
+            entry = Entry(kind, cid, system, "default", key)
+        self.decided = True
+        self.trace.append(f"a person decides: {kind} {entry.canonical_id} {entry.native_key} {entry.keys}")
+        w.enter(entry, identity=True)
 
     def step(self) -> None:
         """Take one random step."""
@@ -226,7 +247,7 @@ class History:
                     assert cid is None, f"{s.name} {key} is dead and still linked to {cid}"
                     continue
                 if row.values["hub_id"]:
-                    assert row.values["hub_id"] not in ours, (
+                    assert self.decided or row.values["hub_id"] not in ours, (
                         f"two of ours in {s.name}: {key} and {ours[row.values['hub_id']]}"
                     )
                     ours[row.values["hub_id"]] = key
@@ -316,7 +337,12 @@ class History:
                 w.tell_again(s, receipt)
         w.settle(self.r, timers=0)
         for s in w.systems.values():
-            effective = [(write, receipt) for _, write, receipt in s.told[told[s.name] :] if receipt.outcome != TAKEN]
+            effective = [
+                (write, receipt)
+                for _, write, receipt in s.told[told[s.name] :]
+                if receipt.outcome != TAKEN
+                and not (write.op == "create" and receipt.native_key in rows[s.name])  # met a row, and made nothing
+            ]
             assert not effective, f"delivered again, and {s.name} was written: {effective}"
         assert golden == w.golden(), "delivered again, and golden records changed"
         assert rows == {

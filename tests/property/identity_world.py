@@ -1,147 +1,35 @@
 """A small world around the real `Identity`: systems, users, capture, route, a minimal merge, writes and receipts.
 
-One value (its match keys) stands for all fields. Every queue can be served next; what is served is the driver's choice.
+One value (its match keys) stands for all fields; a note beside it is only captured, so that what a change leaves out is missed.
+Every queue can be served next; what is served is the driver's choice.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections import defaultdict, deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from processors.identity_core import Identity
 from processors.identity_rows import Sight
 from processors.identity_rules import Rules
-
-Value = tuple[str, str]  # e-mail and phone; "" is none
-Job = tuple[Any, ...]
-
-
-def pos(version: int) -> bytes:
-    return version.to_bytes(16, "big")
-
-
-def keys_of(value: Value) -> tuple[str, ...]:
-    return tuple(f"{kind}:{v}" for kind, v in zip(("mail", "phone"), value, strict=True) if v)
-
-
-class MemoryRows:
-    def __init__(self) -> None:
-        self.data: dict[bytes, bytes] = {}
-
-    def get(self, key: bytes) -> bytes | None:
-        return self.data.get(key)
-
-    def put(self, key: bytes, value: bytes | None) -> None:
-        if value is None:
-            self.data.pop(key, None)
-        else:
-            self.data[key] = value
-
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        yield from sorted((k, v) for k, v in self.data.items() if k.startswith(prefix))
-
-
-# ------------------------------------------------------------------------------------------------ systems
-
-
-@dataclass
-class Native:
-    value: Value
-    ext: str
-    alive: bool = True
-    version: int = 1
-
-
-@dataclass
-class System:
-    """A system of record. ``log``: capture sees every state, else the latest; ``ext``: it keeps our id in a field."""
-
-    place: str
-    unique: bool
-    log: bool
-    ext: bool
-    natives: dict[str, Native] = field(default_factory=dict)
-    captured: dict[str, deque[tuple[int, Value | None, str]]] = field(default_factory=lambda: defaultdict(deque))
-    dirty: set[str] = field(default_factory=set)
-    inbox: dict[str, deque[Job]] = field(default_factory=lambda: defaultdict(deque))
-
-    def touched(self, native: str) -> None:
-        if self.log:
-            self.capture(native)
-        else:
-            self.dirty.add(native)
-
-    def capture(self, native: str) -> None:
-        n = self.natives[native]
-        self.captured[native].append((n.version, n.value if n.alive else None, n.ext))
-
-    def poll(self) -> None:
-        for native in sorted(self.dirty):
-            self.capture(native)
-        self.dirty.clear()
-
-    def holder(self, value: Value, but: str | None = None) -> str | None:
-        """Who holds the e-mail, if this system lets only one."""
-        if not self.unique or not value[0]:
-            return None
-        return next((k for k, n in self.natives.items() if n.alive and n.value[0] == value[0] and k != but), None)
-
-    def insert(self, value: Value, ext: str = "") -> str:
-        native = f"{self.place[0]}{len(self.natives) + 1}"
-        self.natives[native] = Native(value, ext if self.ext else "")
-        self.touched(native)
-        return native
-
-    def alter(self, native: str, value: Value | None) -> None:
-        n = self.natives[native]
-        n.version += 1
-        n.alive = value is not None
-        if value is not None:
-            n.value = value
-        self.touched(native)
-
-    def write(self, w: Write) -> Answer:
-        if w.op == "create":
-            assert w.value is not None
-            other = self.holder(w.value)
-            if other:
-                return Answer("taken", other, 0, None)
-            return Answer("applied", self.insert(w.value, w.cid), 1, w.value)
-        n = self.natives[w.native]
-        if not n.alive:
-            return Answer("applied" if w.op == "delete" else "missing", w.native, n.version, None)
-        if n.value not in (w.base, w.value):
-            return Answer("refused", w.native, n.version, n.value)
-        if w.value is not None:
-            other = self.holder(w.value, w.native)
-            if other:
-                return Answer("taken", other, n.version, n.value)
-        self.alter(w.native, w.value)
-        return Answer("applied", w.native, n.version, w.value)
-
-
-@dataclass(eq=False)
-class Write:
-    op: str
-    cid: str
-    place: str
-    native: str
-    base: Value | None
-    value: Value | None
-    number: int
-
-
-@dataclass
-class Answer:
-    outcome: str
-    native: str
-    version: int
-    value: Value | None
-
+from tests.property.identity_systems import (
+    Answer,
+    Job,
+    JsonJoiner,
+    MemoryRows,
+    Row,
+    System,
+    Value,
+    Write,
+    keys_of,
+    pos,
+    row_of,
+    whole,
+)
 
 # ------------------------------------------------------------------------------------------------ a minimal merge
 
@@ -151,6 +39,8 @@ class Copy:
     native: str
     cur: Value | None
     at: int
+    note: str = ""
+    behind: dict[str, int] = field(default_factory=dict)  # where what later changes have left out was last captured
     landed: list[tuple[int, Value | None]] = field(default_factory=list)
     flight: Write | None = None
     held: list[Sight] = field(default_factory=list)
@@ -213,6 +103,8 @@ class World(Tape):
         self.r, self.trace = r, trace
         places = [f"{name}/t" for name in "abc"[: r.choice([2, 2, 3])]]
         self.systems = {p: System(p, r.random() < 0.4, r.random() < 0.5, r.random() < 0.6) for p in places}
+        for s in self.systems.values():
+            s.partial = s.log and r.random() < 0.5
         self.policy = policy
         self.grants = r.random() < 0.8
         self.releases = r.choice([0.0, 0.0, 0.4])
@@ -220,7 +112,7 @@ class World(Tape):
         others = {p: tuple(q for q in places if q != p) for p in places}
         self.rules = Rules("contact", tuple(places), others if self.grants else {}, policy)
         self.rows = MemoryRows()
-        self.identity = Identity(self.rules, self.rows, self)
+        self.identity = Identity(self.rules, self.rows, self, JsonJoiner())
         self.offsets = itertools.count()
         self.numbers = itertools.count(1)
         self.route_links: dict[tuple[str, str], str] = {}
@@ -233,10 +125,12 @@ class World(Tape):
         self.golden: dict[str, Golden] = defaultdict(Golden)
         self.writes: dict[bytes, Write] = {}
         self.answers: dict[bytes, tuple[Write, Answer]] = {}
-        self.values: dict[bytes, Value | None] = {}
         self.taken_in: list[Job] = []
         self.ids: set[str] = set()
         self.decided = False  # a person may well have asked for two of ours in one place
+        self.made: dict[tuple[str, str], str] = {}  # what our creates have made, for whom
+        self.handled: set[tuple[str, str]] = set()  # what a person has decided about by name, or somebody has deleted
+        self.died: set[str] = set()  # records that were dead when their merger came
         self.person_left = r.choice([0, 0, 1, 3])
 
     def say(self, *what: Any) -> None:
@@ -245,12 +139,11 @@ class World(Tape):
 
     # ---- route
 
-    def sight(self, s: System, native: str, version: int, value: Value | None, ext: str) -> Sight:
-        visible: str | None = ext if s.ext and value is not None and self.r.random() < 0.9 else None
-        payload = f"{version}{value}".encode()
-        self.values[payload] = value
-        keys = keys_of(value) if value else ()
-        return Sight(s.place, native, pos(version), keys, visible, value is None, 0, next(self.offsets), payload)
+    def sight(self, s: System, native: str, version: int, row: Row | None, ext: str) -> Sight:
+        visible: str | None = ext if s.ext and row is not None and self.r.random() < 0.9 else None
+        payload = json.dumps([version, row]).encode()
+        keys = keys_of((row.get("mail", ""), row.get("phone", ""))) if row else ()
+        return Sight(s.place, native, pos(version), keys, visible, row is None, 0, next(self.offsets), payload)
 
     def route(self, sight: Sight) -> None:
         k = sight.place, sight.native
@@ -323,8 +216,11 @@ class World(Tape):
         place = sight.place
         g.creating.pop(place, None)
         g.parked.pop(place, None)
-        value = self.values[sight.payload]
-        g.copies[place] = Copy(sight.native, value, int.from_bytes(sight.position, "big"))
+        row = row_of(sight.payload)
+        assert row is not None
+        assert len(row) == 3, f"{place}/{sight.native} is linked without what earlier changes told: {row}"
+        value = row["mail"], row["phone"]
+        g.copies[place] = Copy(sight.native, value, int.from_bytes(sight.position, "big"), row["note"])
         if g.value is None:
             g.value = value
         for other in grants:
@@ -349,15 +245,27 @@ class World(Tape):
         if c.flight is not None and sight.position > pos(c.at):
             c.held.append(sight)
         else:
-            self.observe(cid, g, sight.place, c, int.from_bytes(sight.position, "big"), self.values[sight.payload])
+            self.observe(cid, g, sight.place, c, int.from_bytes(sight.position, "big"), row_of(sight.payload))
         self.emit(cid, g)
 
-    def observe(self, cid: str, g: Golden, place: str, c: Copy, at: int, value: Value | None) -> None:
-        if at <= c.at:
-            return
-        expected, c.at = c.cur, at
-        while c.landed and c.landed[0][0] <= at:
-            expected = c.landed.pop(0)[1]
+    def observe(self, cid: str, g: Golden, place: str, c: Copy, at: int, row: Row | None) -> None:
+        expected = c.cur
+        if at <= c.at:  # overtaken: only what later changes have left out counts still
+            row = {k: v for k, v in (row or {}).items() if c.behind.get(k, c.at) < at}
+            if not row:
+                return
+            c.behind |= dict.fromkeys(row, at)
+        else:
+            c.behind = {k: c.behind.get(k, c.at) for k in ("mail", "phone", "note") if k not in (row or {})}
+            c.at = at
+            while c.landed and c.landed[0][0] <= at:
+                landed, expected = c.landed.pop(0)
+                c.behind |= {k: max(p, landed) for k, p in c.behind.items() if k != "note"}
+        if row is None:
+            value = None
+        else:
+            mail, phone = expected or ("", "")
+            value, c.note = (row.get("mail", mail), row.get("phone", phone)), row.get("note", c.note)
         c.cur = value
         if value is None:
             del g.copies[place]
@@ -392,6 +300,9 @@ class World(Tape):
             self.emit(cid, g)
 
     def on_merge(self, cid: str, g: Golden, place: str, native: str, winner: str, payload: bytes) -> None:
+        if g.deleted:
+            self.died.add(cid)
+            return
         g.deleted = True
         for where, c in list(g.copies.items()):
             del g.copies[where]
@@ -400,7 +311,8 @@ class World(Tape):
     def hand_back(self, cid: str, place: str, c: Copy) -> None:
         """Let identify decide about a copy again, from what is known to stand there."""
         s = self.systems[place]
-        self.bounce(cid, self.sight(s, c.native, c.at, c.cur, s.natives[c.native].ext))
+        row = whole(c.cur, c.note) if c.cur else None
+        self.bounce(cid, self.sight(s, c.native, c.at, row, s.natives[c.native].ext))
         for sight in c.held:
             self.bounce(cid, sight)
 
@@ -424,11 +336,11 @@ class World(Tape):
             self.queue.append(("taken", cid, place, a.native, keys_of(w.value)[:1]))
         for sight in held:
             if g.copies.get(place) is c:
-                self.observe(cid, g, place, c, int.from_bytes(sight.position, "big"), self.values[sight.payload])
+                self.observe(cid, g, place, c, int.from_bytes(sight.position, "big"), row_of(sight.payload))
             else:  # its key was used again meanwhile
                 self.bounce(cid, sight)
         if a.outcome in ("refused", "missing") and g.copies.get(place) is c:
-            self.observe(cid, g, place, c, a.version, a.value)
+            self.observe(cid, g, place, c, a.version, whole(a.value, a.note) if a.value else None)
         if g.copies.get(place) is c and c.believed() is None:
             del g.copies[place]
             self.queue.append(("left", cid, place, c.native, pos(a.version)))
@@ -474,14 +386,16 @@ class World(Tape):
             case ("poll", p):
                 self.systems[p].poll()
             case ("capture", p, native):
-                version, value, ext = self.systems[p].captured[native].popleft()
-                sight = self.sight(self.systems[p], native, version, value, ext)
+                version, row, ext = self.systems[p].captured[native].popleft()
+                sight = self.sight(self.systems[p], native, version, row, ext)
                 self.past[p, native].append(sight)
                 self.say("route", sight)
                 self.route(sight)
             case ("write", p, cid):
                 (w,) = self.systems[p].inbox[cid].popleft()
                 answer = self.systems[p].write(w)
+                if w.op == "create" and answer.outcome == "applied":
+                    self.made[p, answer.native] = cid
                 self.say("write", w, answer)
                 self.due[cid].append((w, answer))
             case ("journal", cid):
@@ -514,13 +428,13 @@ class World(Tape):
                 self.say("again", sight)
                 self.route(sight)
         else:
-            self.identity = Identity(self.rules, self.rows, self)
+            self.identity = Identity(self.rules, self.rows, self, JsonJoiner())
 
     def user(self, values: list[Value]) -> None:
         s = self.systems[self.r.choice(list(self.systems))]
         alive = [k for k, n in s.natives.items() if n.alive]
         gone = [k for k, n in s.natives.items() if not n.alive]
-        act = self.r.choice(["new", "new", "alter", "delete"]) if alive else "new"
+        act = self.r.choice(["new", "new", "alter", "note", "delete"]) if alive else "new"
         value = self.r.choice(values)
         native = self.r.choice(alive) if alive else ""
         if act == "new":
@@ -536,8 +450,11 @@ class World(Tape):
             if s.holder(value, native):
                 return
             s.alter(native, value)
+        elif act == "note":
+            s.alter(native, s.natives[native].value, f"note {next(self.numbers)}")
         else:
             s.alter(native, None)
+            self.handled.add((s.place, native))
         self.say(s.place, act, native, value)
 
     def person(self) -> None:
@@ -548,16 +465,18 @@ class World(Tape):
             return
         native, cid = self.r.choice(list(s.natives)), self.r.choice(alive)
         self.decided = True
-        self.queue.append(
-            self.r.choice(
-                [
-                    ("decide_link", cid, s.place, native),
-                    ("decide_unlink", s.place, native),
-                    ("decide_split", s.place, native),
-                    ("decide_merge", cid, (self.r.choice(alive),)),
-                ]
-            )
+        decision = self.r.choice(
+            [
+                ("decide_link", cid, s.place, native),
+                ("decide_unlink", s.place, native),
+                ("decide_split", s.place, native),
+                ("decide_merge", cid, (self.r.choice(alive),)),
+                ("decide_merge", cid, (self.r.choice(alive),)),
+            ]
         )
+        self.queue.append(decision)
+        if decision[0] != "decide_merge":
+            self.handled.add((s.place, native))
 
     def late(self) -> list[tuple[str, str]]:
         return [(x, p) for x, g in self.golden.items() for p, v in g.parked.items() if not g.deleted and v == g.value]

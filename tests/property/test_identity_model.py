@@ -15,8 +15,10 @@ from collections import Counter
 from typing import Any
 
 from processors.identity_core import Identity
-from processors.identity_rows import ALONE
-from tests.property.identity_world import MemoryRows, Tape, Value, World, apply, keys_of
+from processors.identity_rows import ALONE, PART, Sight
+from tests.property.identity_systems import JsonJoiner, MemoryRows, Row, Value, keys_of, row_of
+from tests.property.identity_world import Tape, World, apply
+from tidelock.change import read_strings
 
 SUITE = 800
 SUITE_BUDGET_S = 15.0
@@ -42,8 +44,14 @@ def trouble(w: World) -> str:
                 r = ledger.record(known.cid)
                 if r is None or not r.alive or r.members.get(p) != native:
                     return f"{p}/{native}: link and members disagree"
+                if c.note != n.note:
+                    return f"{p}/{native}: the last note is lost"
             elif not known.held:
                 return f"{p}/{native} lives and is neither linked nor reported"
+            elif held_row(w, p, native) != n.row():
+                return f"{p}/{native} is held, and not all that was captured of it is kept"
+            elif known.rival == PART:
+                return f"{p}/{native} waits for a part that never comes"
             elif known.rival != ALONE:
                 if known.to:  # a person wants it there, where another one is
                     r = ledger.record(known.to)
@@ -71,6 +79,14 @@ def trouble(w: World) -> str:
                     return f"{cid} is parked in {p} without a reason"
             elif c is None or c.flight is not None or s.natives[c.native].value != g.value:
                 return f"{cid} is not in step in {p}"
+    for (p, native), cid in w.made.items():
+        known, (winner, r) = ledger.native(p, native), w.identity._record(cid)
+        if (p, native) in w.handled or cid in w.died or winner == cid or r is None or not r.alive:
+            continue
+        if not w.systems[p].natives[native].alive:
+            return f"{p}/{native} was made for {cid}, which is {winner} now, and was deleted with it"
+        if known.cid != winner and not (known.held and w.identity._record(known.to)[0] == winner):
+            return f"{p}/{native} was made for {cid}, which is {winner} now, and is not its"
     for p, s in w.systems.items():
         if not w.decided and any(
             n > 1 for n in Counter(r.ext for r in s.natives.values() if r.alive and r.ext).values()
@@ -82,6 +98,13 @@ def trouble(w: World) -> str:
     if any(k[:1] in b"ewEX" and k[1:2] == b":" for k in w.rows.data):
         return "rows of waiting are left over"
     return ""
+
+
+def held_row(w: World, place: str, native: str) -> Row | None:
+    """Return what identify has kept of a held native."""
+    data = w.rows.data[f"h:{place}/{native}".encode()]
+    kept = Sight.decode(place, native, data, read_strings(data, 0)[1])
+    return row_of(JsonJoiner().parts(kept, linked=True)[0].payload)
 
 
 def held_reason(w: World, place: str, value: Value) -> bool:
@@ -125,7 +148,7 @@ def history(seed: int, trace: list[Any] | None = None, *, timer: bool = True) ->
     wrong = trouble(w)
     if not wrong and seed % 5 == 0:
         tape = Tape()
-        again = Identity(w.rules, MemoryRows(), tape)
+        again = Identity(w.rules, MemoryRows(), tape, JsonJoiner())
         for job in w.taken_in:
             apply(again, job, w.answers)
         if tape.told != w.told:

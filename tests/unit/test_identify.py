@@ -36,7 +36,7 @@ class Registry:
         self.numbers: dict[str, int] = {}
 
     def register(self, subject: str, schema: Any) -> int:
-        number = self.numbers.setdefault(subject, len(self.numbers) + 1)
+        number = self.numbers.setdefault(f"{subject} {schema}", len(self.numbers) + 1)
         self.schemas[number] = schema
         return number
 

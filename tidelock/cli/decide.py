@@ -74,7 +74,7 @@ def merge(
     losers: Annotated[list[str], typer.Argument(help="Records that become part of it.")],
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Make several records one. Refused by identify where two of them have a copy in the same system."""
+    """Make several records one. Where two of them have a copy in one system, the second is kept aside and reported."""
     session = Session(config)
     entity, cid = resolve_record(session, winner)
     found = [resolve_record(session, r) for r in losers]

@@ -186,9 +186,6 @@ def test_s25_in_separate_mode_both_live_beside_each_other() -> None:
     assert len(s.world.golden()) == 2
 
 
-@pytest.mark.xfail(
-    reason="identify keeps only the newest change of a held record, without the columns that one left out", strict=True
-)
 def test_s7_a_held_record_keeps_what_a_partial_change_leaves_out() -> None:
     """A record that waits for a person is changed, its large column absent; when it is linked at last, the column is there."""
     s = Scene(System("alpha", partial=True), "beta")
