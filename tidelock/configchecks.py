@@ -89,9 +89,9 @@ class _Checks:
         fields = {k: _dict(v) for k, v in _dict(entity.get("fields")).items()}
         for i, key in enumerate(_list(entity.get("match"))):
             if isinstance(key, str):
-                self._known((*path, "match", i), key, fields, "field")
+                self._match((*path, "match", i), key, fields)
             for j, name in enumerate(_list(key)):
-                self._known((*path, "match", i, j), name, fields, "field")
+                self._match((*path, "match", i, j), name, fields)
         for i, name in enumerate(_list(entity.get("priority"))):
             self._known((*path, "priority", i), name, self._systems, "system")
         for name, spec in fields.items():
@@ -108,6 +108,12 @@ class _Checks:
             if policy == "delta" and kind not in _NUMERIC and "policy" in spec:
                 right = "make it `type: integer` or `type: decimal`, or choose another policy"
                 self._wrong((*here, "policy"), f"only numbers are merged by delta; this is {kind.value}", right)
+
+    def _match(self, path: Path, name: Any, fields: dict[str, dict[str, Any]]) -> None:
+        self._known(path, name, fields, "field")
+        if isinstance(name, str) and fields.get(name, {}).get("references") is not None:
+            right = "match by fields that all systems spell alike"
+            self._wrong(path, f"`{name}` points to another record, which each system knows by a key of its own", right)
 
     # ------------------------------------------------------------------------------------------------ systems
 

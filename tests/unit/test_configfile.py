@@ -162,6 +162,7 @@ def test_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "twice; the first is in line 12",
         ),
         ("email: {}", "email: {references: acount}", "entities.contact.fields.email.references", "no entity"),
+        ("email: {}", "email: {references: contact}", "entities.contact.match[0][0]", "a key of its own"),
         ("to: erp,", "to: erp, fields: [emial],", "flows[0].fields[0]", "did you mean `email`?"),
     ],
 )
