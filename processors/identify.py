@@ -273,4 +273,5 @@ class IdentifyStage:
             applied=item.outcome in (APPLIED, STALE) and bool(native),
             taken=item.outcome == TAKEN,
             reason=item.kind or OUTCOMES[item.outcome],
+            version=item.version,
         )

@@ -91,6 +91,7 @@ class Identity(Judge):
             self.out.note("no_create", cid, place, "", "", payload)
             return
         r.members[place] = self.ledger.grant(place)
+        r.asked[place] = self.joiner.version(payload)
         self.ledger.save_record(cid, r)
         self.out.write(cid, place, payload)
 
@@ -105,12 +106,13 @@ class Identity(Judge):
         applied: bool,
         taken: bool,
         reason: str,
+        version: int,
     ) -> None:
         """The fate of a create: made as ``native``, or not (``native``: of the record that holds a value, if known)."""
         r = self.ledger.record(cid)
         epoch = None if r is None else r.members.get(place)
-        if r is None or not isinstance(epoch, int):
-            return  # told twice
+        if r is None or not isinstance(epoch, int) or r.asked.get(place, 1) not in (0, version):
+            return  # told twice, or of an earlier create told again
         n = self.ledger.native(place, native) if native else Native()
         if applied and n.cid not in ("", cid):  # somebody else's: an upsert that met a row, not a create
             applied, taken, reason = False, True, "taken"

@@ -198,7 +198,8 @@ PART = "part"  # instead of a rival: kept aside until the rest of it comes, whic
 class Record:
     """A record: members by place, each a native key, or the epoch (int) of a create in flight.
 
-    ``awaited``: how many natives wait for its creates. ``into``: the record it was merged into.
+    ``awaited``: how many natives wait for its creates. ``into``: the record it was merged into. ``asked``: by place, the version of
+    the create in flight, where it is not the first one ever (which is 1).
     """
 
     alive: bool = True
@@ -206,6 +207,7 @@ class Record:
     members: dict[str, str | int] = field(default_factory=dict)
     awaited: int = 0
     into: str = ""
+    asked: dict[str, int] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """Return it as a row."""
@@ -220,6 +222,8 @@ class Record:
             if isinstance(member, str):
                 parts.append(b"\x00")
                 parts.append(encode_bytes(member.encode()))
+            elif place in self.asked:
+                parts.append(b"\x04" + encode_long(member) + encode_long(self.asked[place]))
             else:
                 parts.append(b"\x02")
                 parts.append(encode_long(member))
@@ -232,13 +236,17 @@ class Record:
         keys, at = read_strings(data, at)
         into, at = decode_string(data, at)
         members: dict[str, str | int] = {}
+        asked: dict[str, int] = {}
         while at < len(data):
             place, at = decode_string(data, at)
-            if data[at]:
+            tag = data[at]
+            if tag:
                 members[place], at = decode_long(data, at + 1)
+                if tag == 4:
+                    asked[place], at = decode_long(data, at)
             else:
                 members[place], at = decode_string(data, at + 1)
-        return cls(bool(data[0]), tuple(keys), members, awaited, into)
+        return cls(bool(data[0]), tuple(keys), members, awaited, into, asked)
 
 
 @dataclass(slots=True)

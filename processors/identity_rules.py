@@ -33,6 +33,9 @@ class Joiner(Protocol):
     def join(self, older: Sight, newer: Sight, /) -> Sight:
         """Return what two sights of one native show together; the newer counts where both tell the same column."""
 
+    def version(self, write: bytes, /) -> int:
+        """Return the version of a write as merge made it; 0 if it cannot be told."""
+
     def partial(self, sight: Sight, /) -> bool:
         """Tell whether a sight, with its earlier changes, leaves columns out that the mapping knows."""
 

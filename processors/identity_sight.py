@@ -7,7 +7,7 @@ from dataclasses import replace
 from processors.identity_rows import Sight
 from processors.partials import Partials, told
 from processors.plan import EntityPlan, RowReader
-from tidelock.avro import NULL, decode_slice
+from tidelock.avro import NULL, decode_bytes, decode_long, decode_slice
 from tidelock.change import DELETE, Change, Column, value_position
 from tidelock.codec import Codec, schema_id
 from tidelock.errors import Reject
@@ -70,6 +70,13 @@ class Spotter:
                 shown = self._ext(layout, change, row)
                 ext = ext if shown is None else shown
         return replace(newest, keys=keys, ext=ext, payload=payload, earlier=tuple(earlier))
+
+    def version(self, write: bytes, /) -> int:
+        """See `processors.identity_rules.Joiner`."""
+        try:
+            return decode_long(write, decode_bytes(write, 5)[1])[0]
+        except IndexError:
+            return 0
 
     def partial(self, sight: Sight, /) -> bool:
         """See `processors.identity_rules.Joiner`."""

@@ -45,6 +45,9 @@ class JsonJoiner:
         keys = keys_of((known.get("mail", (0, ""))[1], known.get("phone", (0, ""))[1]))
         return replace(newest, keys=keys, ext=ext, payload=payload, earlier=tuple(earlier))
 
+    def version(self, write: bytes, /) -> int:
+        return int(write.split()[-1])
+
     def partial(self, sight: Sight, /) -> bool:
         return len({c for p in (*sight.earlier, sight.payload) for c in row_of(p) or ()}) < 3
 
@@ -173,6 +176,7 @@ class Write:
     base: Value | None
     value: Value | None
     number: int
+    version: int = 0
 
 
 @dataclass

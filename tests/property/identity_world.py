@@ -128,6 +128,7 @@ class World(Tape):
         self.taken_in: list[Job] = []
         self.ids: set[str] = set()
         self.decided = False  # a person may well have asked for two of ours in one place
+        self.versions: dict[tuple[str, str], int] = {}  # of creates
         self.made: dict[tuple[str, str], str] = {}  # what our creates have made, for whom
         self.handled: set[tuple[str, str]] = set()  # what a person has decided about by name, or somebody has deleted
         self.died: set[str] = set()  # records that were dead when their merger came
@@ -232,7 +233,8 @@ class World(Tape):
         self.emit(cid, g)
 
     def make(self, cid: str, place: str, value: Value | None) -> Write:
-        return Write("create", cid, place, "", None, value, next(self.numbers))
+        version = self.versions[cid, place] = self.versions.get((cid, place), 0) + 1
+        return Write("create", cid, place, "", None, value, next(self.numbers), version)
 
     def bounce(self, cid: str, sight: Sight) -> None:
         self.queue.append(("bounce", cid, sight.place, sight.native, replace(sight, offset=-1, partition=-1)))
@@ -361,7 +363,7 @@ class World(Tape):
             elif not g.deleted and g.copies and place not in g.creating and g.parked.get(place, ()) != g.value:
                 g.creating[place] = g.value
                 w = self.make(cid, place, g.value)
-                payload = f"write {w.number}".encode()
+                payload = f"write {w.number} {w.version}".encode()
                 self.writes[payload] = w
                 self.queue.append(("create", cid, place, payload))
 
@@ -486,8 +488,9 @@ def apply(identity: Identity, job: Job, answers: dict[bytes, tuple[Write, Answer
     kind, *rest = job
     if kind == "created":
         payload = rest[-1]
-        outcome = answers[payload][1].outcome
-        identity.created(*rest, applied=outcome == "applied", taken=outcome == "taken", reason=outcome)
+        write, answer = answers[payload]
+        applied, taken = answer.outcome == "applied", answer.outcome == "taken"
+        identity.created(*rest, applied=applied, taken=taken, reason=answer.outcome, version=write.version)
     else:
         getattr(identity, kind)(*rest)
     identity.flush()

@@ -529,7 +529,7 @@ def test_rows_come_back_as_they_were() -> None:
     ]
     for n in natives:
         assert Native.decode(n.encode()) == n
-    for r in (Record(), Record(False, ("a", "b"), {"crm/t": "17", "erp/t": 5}, 3, "w")):
+    for r in (Record(), Record(False, ("a", "b"), {"crm/t": "17", "erp/t": 5, "x/t": 6}, 3, "w", {"x/t": 7})):
         assert Record.decode(r.encode()) == r
     for key in (Key(1, "x"), Key(2, "", True, True), Key(0, "", False, True)):
         assert Key.decode(key.encode() or b"") == key

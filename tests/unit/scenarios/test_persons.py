@@ -118,6 +118,25 @@ def test_what_is_unlinked_stays_apart_where_the_system_keeps_our_id() -> None:
     assert s["beta"].rows[b].values["name"] == "n"
 
 
+def test_an_old_receipt_told_again_is_not_that_of_a_new_create() -> None:
+    """The copy is let go, made anew, and wanted back, while a sink that crashed tells what became of the first create."""
+    s = Scene("alpha", "beta")
+    a = s.seed()
+    b, cid = s.key("beta"), s.cid
+    first = s["beta"].told[0]
+    s.enter("unlink", system="beta", native_key=b, identity=True)
+    s.run("sink:beta")
+    s.enter("link", cid, "beta", native_key=b, identity=True)
+    s.world.tell_again(s["beta"], first)
+    s.run("sink:beta")
+    s["beta"].update(b, {"name": "later"})
+    s.settle()
+    linked = s.world.linked()
+    assert linked["alpha", a] == cid
+    assert [k for k in s["beta"].rows if linked.get(("beta", k)) == cid] != []
+    assert reported(s, "ambiguous_match") | {k for system, k in linked if system == "beta"} == set(s["beta"].rows)
+
+
 def test_merged_records_are_one_without_waiting_for_a_change() -> None:
     """The loser's copy becomes the winner's at once, and what it alone knew is taken."""
     s, winner, loser = apart()
