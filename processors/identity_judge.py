@@ -11,6 +11,7 @@ from itertools import islice
 
 from processors.identity_rows import ALONE, OWN, Key, Native, Record, Rows, Sight, part
 from processors.identity_rules import Decisions, Rules, canonical_id, watch
+from processors.identity_seeds import Gates
 from processors.identity_state import Ledger
 
 
@@ -20,6 +21,7 @@ class Judge:
     def __init__(self, rules: Rules, rows: Rows, out: Decisions) -> None:
         self.rules = rules
         self.ledger = Ledger(rows)
+        self.gates = Gates(rules.closing, rows, out)
         self.out = out
         self._moved: deque[str] = deque()  # keys whose held natives are looked at again at the end of the entry
 
@@ -34,6 +36,7 @@ class Judge:
     def flush(self) -> None:
         """Write back what is kept for the length of a batch; to be called at its end."""
         self.ledger.flush()
+        self.gates.flush()
 
     def pass_on(self, place: str, native: str, partition: int, offset: int, position: bytes, payload: bytes) -> bool:
         """Forward a change of a linked native without looking into it; False if it is not linked."""
@@ -147,6 +150,9 @@ class Judge:
         member = r.members.get(sight.place)
         if member is None:
             self._link(sight, n, cid, r, ())
+            create = self.gates.take_back(cid, sight.place)
+            if create is not None:  # this is what would have been created a second time
+                self.out.note("no_create", cid, sight.place, "", "", create)
         elif isinstance(member, int):  # its create will meet this record, or make a double: then we know more
             self.ledger.await_record(cid, r, sight.place, sight.native, n)
             return False
@@ -187,7 +193,7 @@ class Judge:
         r = Record(True, keys)
         for key in keys:
             self._key_moved(key, self.ledger.take_key(key, cid))
-        grants = self.rules.grants.get(sight.place, ())
+        grants = self.gates.opened(self.rules.grants.get(sight.place, ()))
         for place in grants:
             r.members[place] = self.ledger.grant(place)
         self._link(sight, n, cid, r, grants)
