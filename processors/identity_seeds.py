@@ -21,7 +21,7 @@ from typing import Protocol
 from processors.identity_rows import CUT, Rows, number, part
 from tidelock.avro import decode_long, encode_long
 
-PORTION = 500
+PORTION = 2000
 """Creates that are decided by one entry."""
 
 

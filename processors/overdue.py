@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tidelock.config import Config
-from tidelock.waiting import FAILED, READING, Wait, waits
+from tidelock.waiting import DECIDING, FAILED, READING, Wait, waits
 
 PATIENCE_S = 300.0
 """How long a seed may not have begun, or not have read anything, while creates wait for it."""
@@ -20,7 +20,8 @@ class Overdue:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._signals: dict[str, dict[str, Any]] = {}
-        self._since: dict[str, float] = {}  # by key: when a seed last moved, when the first create began to wait
+        self._since: dict[str, float] = {}  # by key: when the first create began to wait
+        self._moved: dict[str, float] = {}  # by key: when it was last told of
         self._told: dict[tuple[str, str], str] = {}
 
     def take(self, key: bytes, value: bytes | None, at: float) -> None:
@@ -33,10 +34,8 @@ class Overdue:
             self._since.pop(name, None)
             return
         self._signals[name] = json.loads(value)
-        if key.startswith(b"waiting/"):
-            self._since.setdefault(name, at)
-        else:
-            self._since[name] = at
+        self._since.setdefault(name, at)
+        self._moved[name] = at
 
     def alerts(self, now: float) -> Iterator[dict[str, Any]]:
         """Yield what has become due, as alerts (schemas/alert.avsc)."""
@@ -55,7 +54,7 @@ class Overdue:
                 "entity": wait.entity,
                 "subject": wait.system,
                 "message": trouble,
-                "hint": wait.next or f"see that capture.{wait.system} runs, and what it logs",
+                "hint": wait.next or _hint(wait),
                 "at": int(now * 1_000_000),
             }
         over = self._told.keys() - {(w.system, w.entity) for w in found}
@@ -67,11 +66,20 @@ class Overdue:
         what = f"creates wait for the seed of {wait.system}/{wait.entity}"
         if wait.state == FAILED:
             return f"{what}, {wait.reason}"
-        tenant = self._config.systems[wait.system].tenant
-        since = self._since.get(f"waiting/{wait.entity}/{wait.system}/{tenant}", now)
-        since = max(since, self._since.get(f"seed/{wait.system}/{wait.entity}", 0.0))
+        name = f"waiting/{wait.entity}/{wait.system}/{self._config.systems[wait.system].tenant}"
+        since = max(self._since.get(name, now), self._moved.get(f"seed/{wait.system}/{wait.entity}", 0.0))
+        if wait.state == DECIDING:
+            since = self._moved.get(name, now)
         if now - since < PATIENCE_S:
             return ""
         if wait.state == READING:
             return f"{what}, which has read nothing for {PATIENCE_S / 60:.0f} minutes"
-        return f"{what}, {wait.reason}" if wait.stuck else ""
+        if wait.state == DECIDING:
+            return f"{what}, which is through, and none was decided for {PATIENCE_S / 60:.0f} minutes"
+        return f"{what}, {wait.reason}"
+
+
+def _hint(wait: Wait) -> str:
+    if wait.state == DECIDING:
+        return f"see that route and identify run; `tidelock seed {wait.system} {wait.entity}` tells its end once more"
+    return f"see that capture.{wait.system} runs, and what it logs"

@@ -162,9 +162,8 @@ class Seeding:
             return
         del self.seeds[seed.entity]
         self.failed[seed.entity] = error
-        hint = f"{error.hint or ''}; nothing is created there until it is through, if it is the first one; then `tidelock seed {self._system} {seed.entity}`".lstrip(
-            "; "
-        )
+        hint = f"{error.hint or ''}; then `tidelock seed {self._system} {seed.entity}`".lstrip("; ")
+        hint += "; until then nothing is created there, if it was the first"
         self._publisher.alert("seed_failed", seed.entity, self._system, error.message, hint)
         self._record(seed, "failed", error.message)
 

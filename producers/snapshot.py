@@ -224,8 +224,9 @@ class Seeds:
             return
         fatal = Fatal(
             f"{where} failed: {' '.join(str(error).split())}",
-            hint=f"nothing is created there until it is through, if it is the first one: let the owner run there: GRANT SELECT ON {job.table.name} TO the user of `dsn`;  or correct the condition of "
-            f"the seed; then `tidelock seed {self._system} {job.table.entity}`",
+            hint=f"let the owner run there: GRANT SELECT ON {job.table.name} TO the user of `dsn`;  or correct the condition of "
+            f"the seed; then `tidelock seed {self._system} {job.table.entity}`; "
+            "until then nothing is created there, if it was the first",
         )
         self.failed[job.table.entity] = fatal
         job.table.publisher.alert("seed_failed", job.table.entity, self._system, fatal.message, fatal.hint or "")

@@ -13,12 +13,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from processors.identity_seeds import PORTION
 from tests.fix_installation import TABLES, Installation, installed, wait
 from tidelock.embedded import Stack
 
 pytestmark = pytest.mark.stack
 
-SHARED, OWN = 500, 60
+SHARED = 500
+OWN = {"crm": 60, "erp": PORTION + 300}  # what waits is decided in portions
 # Writes down every row that is inserted while another one with the same number stands there.
 WATCH = """
 create table doubles (number text);
@@ -47,7 +49,7 @@ def fresh(stack: Stack, tmp_path: Path) -> Iterator[Installation]:
             )
             at.execute(
                 system,
-                f"insert into {table} ({key}, {name}) select %s || i, 'n' from generate_series(1, {OWN}) i",
+                f"insert into {table} ({key}, {name}) select %s || i, 'n' from generate_series(1, {OWN[system]}) i",
                 f"only-{system}-",
             )
             at.execute(system, WATCH.format(table=table, key=key))
@@ -79,7 +81,7 @@ def test_what_both_hold_is_never_created_a_second_time(fresh: Installation) -> N
 
         def nearly_all_wait() -> bool:
             found[:] = [w for w in status(at)["waits"] if w["system"] == "crm"]
-            return bool(found) and found[0]["creates"] > SHARED / 2
+            return bool(found) and found[0]["creates"] > OWN["erp"] + SHARED / 2
 
         wait(nearly_all_wait, lambda: f"{found}\n{at.said()}")
         said = r"[\d,]+ creates wait for the seed of crm/contact, [\d,]+( of [\d,]+)? rows read"
@@ -88,11 +90,11 @@ def test_what_both_hold_is_never_created_a_second_time(fresh: Installation) -> N
         for role in ("identify", "route", "merge"):
             kill(at, role)
         (rows,) = somebody.execute("select count(*) from contact").fetchone() or (0,)
-        assert rows == SHARED + OWN, "something was created before the seed was through"
+        assert rows == SHARED + OWN["crm"], "something was created before the seed was through"
     for role in ("capture.crm", "identify", "route"):
         kill(at, role)
     at.wait_converged(90.0)
-    assert [len(at.rows(system)) for system in ("crm", "erp", "store")] == [SHARED + 2 * OWN] * 3
+    assert [len(at.rows(system)) for system in ("crm", "erp", "store")] == [SHARED + sum(OWN.values())] * 3
     for system in TABLES:
         assert at.db(system).execute(b"select number from doubles").fetchall() == []
     wait(lambda: status(at)["waits"] == [], lambda: str(status(at)["waits"]))
@@ -102,5 +104,5 @@ def test_what_both_hold_is_never_created_a_second_time(fresh: Installation) -> N
     assert at.cli("seed", "crm").returncode == 0  # later seeds hold nothing up
     at.insert("erp", "late", name="late")
     at.wait_converged()
-    assert len(at.rows("crm")) == SHARED + 2 * OWN + 1
+    assert len(at.rows("crm")) == SHARED + sum(OWN.values()) + 1
     assert status(at)["waits"] == []

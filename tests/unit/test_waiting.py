@@ -110,6 +110,16 @@ def test_a_seed_that_reads_is_left_alone_until_it_stands_still() -> None:
     ]
 
 
+def test_creates_that_are_not_decided_though_the_seed_is_through_are_told_of() -> None:
+    clock = Clock()
+    clock.take(waiting(creates=9) | seed("done") | SEEDED, 1000)
+    clock.take(waiting(creates=5), 1000 + PATIENCE_S - 1)
+    assert clock.said(1000 + PATIENCE_S) == []
+    (alert,) = clock.overdue.alerts(1000 + 2 * PATIENCE_S)
+    assert "which is through" in alert["message"]
+    assert "route and identify run" in alert["hint"]
+
+
 def test_a_seed_that_failed_is_told_at_once_and_again_if_it_fails_otherwise() -> None:
     clock = Clock()
     clock.take(waiting() | seed("failed", message="no right"), 1000)
