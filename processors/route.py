@@ -80,11 +80,11 @@ class RouteWorker:
             if self._moves != self._reader.moves:
                 self._follow()
             self._learn(min(wait_s, 0.1) if self._barriers else 0.0)
-            if self._ready:
-                self._reader.start(self._reader.committed(self._ready))
-                self._ready = []
             if messages:
                 self._batch(messages)
+            if self._ready:  # only now: it goes back to what is done
+                self._reader.start(self._reader.committed(self._ready))
+                self._ready = []
             self._failures = 0
             self._housekeeping()
         except Retry as error:

@@ -52,7 +52,7 @@ def test_a_crash_before_the_end_of_a_seed_marks_nothing_and_the_next_start_does(
         CONTACT + "; insert into contact (id) select generate_series(1, 5000)", seed=True, options={"seed_chunk_rows": 5}
     )  # fmt: skip
     producer, topic = w.capture(contact=None)
-    step_until(producer, lambda: bool(producer._seeds._safe["contact"].get("after")))
+    step_until(producer, lambda: producer._seeds.jobs["contact"].after is not None)
     crash(producer)
     assert topic.marks() == []
     again = w.producer(topic.context)
