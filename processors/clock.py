@@ -1,5 +1,7 @@
 """The clock: the one worker that looks at the time for the merge. It puts ``wake`` and ``retry`` entries into journals when they are due.
 
+It also tells people of creates that wait for a seed too long (`processors.overdue`).
+
 The merge never reads a clock, so that a journal can be replayed; it asks for timers through ``ops.signals`` (compacted; key
 ``timer/<entity>/<canonical id>/<place>``). A timer that has fired leaves a tombstone. Firing twice is harmless: a wake-up only looks again.
 """
@@ -12,9 +14,12 @@ import time
 
 from confluent_kafka import TopicPartition
 
+from processors.overdue import Overdue
 from tidelock.context import Context
 from tidelock.envelopes import Entry
 from tidelock.kafka import Batches, close, flush
+
+_LOOK_S = 5.0
 
 
 class ClockWorker:
@@ -30,6 +35,8 @@ class ClockWorker:
         self._header = context.codec.header("entry")
         self._pending: dict[bytes, tuple[float, dict[str, str]]] = {}
         self._due: list[tuple[float, bytes]] = []
+        self._overdue = Overdue(context.config)
+        self._looked = time.time()
 
     def step(self, wait_s: float) -> int:
         """Take new timers and fire those that are due."""
@@ -38,9 +45,10 @@ class ClockWorker:
             wait_s = max(0.0, min(wait_s, self._due[0][0] - now))
         for message in self._batches.next(wait_s):
             key = message.key() or b""
-            if not key.startswith(b"timer/"):
-                continue
             value = message.value()
+            if not key.startswith(b"timer/"):
+                self._overdue.take(key, value, message.timestamp()[1] / 1000)
+                continue
             if value is None:
                 self._pending.pop(key, None)
                 continue
@@ -49,6 +57,9 @@ class ClockWorker:
             self._pending[key] = (at, body)
             heapq.heappush(self._due, (at, key))
         fired = self._fire()
+        if now - self._looked > _LOOK_S:
+            self._looked = now
+            self._tell(now)
         self._context.activity.publish(self._producer, self._context.codec, self._context.topics)
         return fired
 
@@ -75,6 +86,12 @@ class ClockWorker:
                 self._producer.produce(self._signals, key=key, value=None)
             flush(self._producer)
         return len(fired)
+
+    def _tell(self, now: float) -> None:
+        context = self._context
+        for alert in self._overdue.alerts(now):
+            value = context.codec.encode("alert", alert)
+            self._producer.produce(context.topics.ops("alerts"), key=alert["fingerprint"].encode(), value=value)
 
     def close(self) -> None:
         """Stop; pending timers are in the topic."""

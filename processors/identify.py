@@ -54,6 +54,7 @@ class _Entity:
             tuple(f"{s.system}/{s.tenant}" for s in captured),
             {f"{s.system}/{s.tenant}": grants(plan, s.system) for s in captured},
             plan.spec.ambiguous,
+            frozenset(f"{s.system}/{s.tenant}" for s in captured),
         )
         self.places = frozenset(self.rules.places)
         self.spotter = Spotter(plan, context.codec)
@@ -235,6 +236,12 @@ class IdentifyStage:
                 self._created(identity, place, e)
             case "barrier":
                 entity.out.barrier(e.system, e.partition, e.keys[0] if e.keys else "")
+            case "seeded":
+                if place in entity.places:  # else it is captured no more
+                    identity.seeded(place, e.partition, e.offset)
+            case "drain":
+                entity.out.headers = None
+                identity.drain(place)
             case "left":
                 identity.left(e.canonical_id, place, e.native_key, e.position)
             case "dying":

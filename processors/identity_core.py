@@ -90,10 +90,29 @@ class Identity(Judge):
         if r is None or not r.alive or r.members.get(place) is not None:
             self.out.note("no_create", cid, place, "", "", payload)
             return
+        if not self.gates.open(place):
+            self.gates.postpone(cid, place, payload)
+            return
         r.members[place] = self.ledger.grant(place)
         r.asked[place] = self.joiner.version(payload)
         self.ledger.save_record(cid, r)
         self.out.write(cid, place, payload)
+
+    # ------------------------------------------------------------------------------------------- the end of a seed
+
+    def seeded(self, place: str, partition: int, partitions: int) -> None:
+        """Everything that a place's seed has put into one of its partitions of cdc has been looked at."""
+        if self.gates.mark(place, partition, partitions):
+            self.drain(place)
+
+    def drain(self, place: str) -> None:
+        """Decide the next of the creates that waited for a seed."""
+        for cid, payload in self.gates.portion(place):
+            self.create(cid, place, payload)
+        if self.gates.more(place):
+            self.out.drain(place)
+
+    # ------------------------------------------------------------------------------------------- what becomes of a create
 
     def created(
         self,

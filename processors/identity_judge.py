@@ -12,6 +12,7 @@ from itertools import islice
 from processors.identity_parts import Parts
 from processors.identity_rows import ALONE, OWN, PART, Key, Native, Record, Rows, Sight, part
 from processors.identity_rules import Decisions, Joiner, Rules, canonical_id, watch
+from processors.identity_seeds import Gates
 from processors.identity_state import Ledger
 
 
@@ -21,6 +22,7 @@ class Judge(Parts):
     def __init__(self, rules: Rules, rows: Rows, out: Decisions, joiner: Joiner) -> None:
         super().__init__(Ledger(rows), out, joiner)
         self.rules = rules
+        self.gates = Gates(rules.closing, rows, out)
         self._moved: deque[str] = deque()  # keys whose held natives are looked at again at the end of the entry
 
     # ------------------------------------------------------------------------------------------- what route sends
@@ -34,6 +36,7 @@ class Judge(Parts):
     def flush(self) -> None:
         """Write back what is kept for the length of a batch; to be called at its end."""
         self.ledger.flush()
+        self.gates.flush()
 
     def pass_on(self, place: str, native: str, partition: int, offset: int, position: bytes, payload: bytes) -> bool:
         """Forward a change of a linked native without looking into it; False if it is not linked."""
@@ -179,6 +182,9 @@ class Judge(Parts):
         member = r.members.get(sight.place)
         if member is None:
             self._link(sight, n, cid, r, ())
+            create = self.gates.take_back(cid, sight.place)
+            if create is not None:  # this is what would have been created a second time
+                self.out.note("no_create", cid, sight.place, "", "", create)
         elif isinstance(member, int):  # its create will meet this record, or make a double: then we know more
             self.ledger.await_record(cid, r, sight.place, sight.native, n)
             return False
@@ -219,7 +225,7 @@ class Judge(Parts):
         r = Record(True, keys)
         for key in keys:
             self._key_moved(key, self.ledger.take_key(key, cid))
-        grants = self.rules.grants.get(sight.place, ())
+        grants = self.gates.opened(self.rules.grants.get(sight.place, ()))
         for place in grants:
             r.members[place] = self.ledger.grant(place)
         self._link(sight, n, cid, r, grants)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 
 from processors.identity_rows import Sight, encode_strings
@@ -32,7 +33,9 @@ class Outputs:
         self._partitions = partitions
         self._journal = topics.journal(entity)
         self._links = topics.links(entity)
+        self._identity = topics.identity(entity)
         self._alerts = topics.ops("alerts")
+        self._signals = topics.ops("signals")
         self._sync = {p: topics.sync(p.partition("/")[0], entity) for p in places}
         self._entry = codec.header("entry")
         self._linked = self._entry + _LINKED
@@ -149,6 +152,19 @@ class Outputs:
             "at": captured_at(sight.payload),
         }
         self.rows.append((self._alerts, fingerprint.encode(), self._codec.encode("alert", value), -1, None))
+
+    def waiting(self, place: str, creates: int) -> None:
+        """See `Decisions`; `tidelock.waiting` reads it."""
+        system, _, tenant = place.partition("/")
+        body = {"kind": "waiting", "system": system, "tenant": tenant, "entity": self._entity, "creates": creates}
+        value = json.dumps(body).encode() if creates else None
+        self.rows.append((self._signals, f"waiting/{self._entity}/{place}".encode(), value, -1, None))
+
+    def drain(self, place: str) -> None:
+        """See `Decisions`."""
+        system, _, tenant = place.partition("/")
+        entry = Entry("drain", system=system, tenant=tenant)
+        self.rows.append((self._identity, None, self._entry + entry.encode(), 0, None))
 
     def barrier(self, system: str, partition: int, token: str) -> None:
         """Answer route's barrier: everything sent before it has been looked at."""

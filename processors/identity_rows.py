@@ -15,6 +15,7 @@ values (longs and strings as in Avro). Key prefixes:
     h:<place>/<native>                        what a held (quarantined) native's changes have told
     Q:<key> <place> <native>                  who is held because of this key
     B:<key or native> <canonical id> <place>  whose create or update there is blocked by it
+    d: c: C:                                  creates that wait for a seed (`processors.identity_seeds`)
 """
 
 from __future__ import annotations

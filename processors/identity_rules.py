@@ -18,13 +18,15 @@ class Rules:
     """What identify must know of the configuration.
 
     ``places``: every captured place of the entity, in a fixed order; ``grants``: place where a record is born → places in
-    which merge may create it at once; ``ambiguous``: the entity's policy.
+    which merge may create it at once; ``ambiguous``: the entity's policy; ``closing``: places in which nothing is created
+    until their seed is through.
     """
 
     entity: str
     places: tuple[str, ...]
     grants: Mapping[str, tuple[str, ...]]
     ambiguous: str = "quarantine"
+    closing: frozenset[str] = frozenset()
 
 
 class Joiner(Protocol):
@@ -75,6 +77,12 @@ class Decisions(Protocol):
 
     def conflict(self, sight: Sight, chosen: str, other: str) -> None:
         """Match keys of one native record find different records; the one of higher precedence was chosen."""
+
+    def waiting(self, place: str, creates: int) -> None:
+        """So many creates wait for the seed of a place now."""
+
+    def drain(self, place: str) -> None:
+        """An entry for identify itself: decide the next of the creates that waited."""
 
 
 def canonical_id(entity: str, place: str, native: str, made: int) -> str:

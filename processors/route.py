@@ -107,6 +107,10 @@ class RouteWorker:
         if faults.ENABLED:
             faults.point("route.produced")
         self._flush()
+        if self.router.marks:  # behind all that was read before them, for certain
+            marks, self.router.marks = self.router.marks, []
+            self._produce(marks)
+            self._flush()
         if faults.ENABLED:
             faults.point("route.flushed")
         self._reader.next.update(ends)
@@ -152,6 +156,7 @@ class RouteWorker:
         self._context.stop.wait(pause_s)
         self._failed = None
         self.router.counts.clear()
+        self.router.marks.clear()
         self._reader.rewind()
 
     def _follow(self) -> None:

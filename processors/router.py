@@ -20,7 +20,7 @@ from tidelock.avro import decode_bytes, decode_long
 from tidelock.change import value_position
 from tidelock.context import Context
 from tidelock.deadletter import dead_letter
-from tidelock.envelopes import Entry
+from tidelock.envelopes import SEEDED, Entry
 from tidelock.topics import Topics
 
 log = structlog.get_logger()
@@ -72,6 +72,9 @@ class Router:
         # Offset of the last change sent the long way, by link partition and key, until a link covers it.
         self._sent: dict[Scope, dict[bytes, int]] = {}
         self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.marks: list[
+            Row
+        ] = []  # end-of-seed marks that were met: to go on when all that stood before is in its topic
 
     def learn(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
         """Take a message of a links topic that stands in the store already; None says that the link is gone."""
@@ -113,7 +116,10 @@ class Router:
                 sent = self._sent.setdefault(scope, {})
             key, value = message.key(), message.value()
             if not key or value is None or len(value) < _SHORTEST or value[0] != 0 or b"/" not in key:
-                add(self._dead(source, message))
+                if key is None and value and SEEDED in (message.headers() or ()):
+                    self.marks.append((source.identity, None, value, 0, None))
+                else:
+                    add(self._dead(source, message))
                 continue
             name = source.link_prefix + key
             link = links.get(name, _ABSENT)

@@ -122,10 +122,17 @@ class Publisher:
 
         return send
 
-    def raw(self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1) -> None:
-        """Send to any topic, for receipts and signals."""
+    def raw(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int = -1,
+        headers: list[tuple[str, bytes]] | None = None,
+    ) -> None:
+        """Send to any topic, for receipts, signals and marks."""
         try:
-            self._produce(topic, value, key, None, partition)
+            self._produce(topic, value, key, headers, partition)
         except KafkaException as error:
             raise translate(error, f"writing to {topic}") from error
 

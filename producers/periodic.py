@@ -98,7 +98,7 @@ class PeriodicProducer:
     def setup(self) -> None:
         """Look at the tables, register schemas, read the stored records. Raises Fatal or Retry."""
         # The first run reads everything anyway, so nothing is seeded at the start unless somebody wants it.
-        self._seeding.load(on_start=bool(self.spec.options.get("seed_on_start", False)))
+        self._seeding.load(on_start=bool(self.spec.options.get("seed_on_start", False)), reads=True)
         last, now = self._seeding.last, time.time()
         try:
             with translated(self.system, "looking at the tables"):
@@ -112,6 +112,7 @@ class PeriodicProducer:
                     self.check(job)
                     if job.dirty:
                         self._save(job)
+                    self._mark(job)
         except BaseException:
             self._drop()
             self._forget()
@@ -348,6 +349,13 @@ class PeriodicProducer:
             scheduled=schedule.cron is not None,
         )
         self.publisher.poll()
+        self._mark(job)
+
+    def _mark(self, job: Job) -> None:
+        """Once everything has been read for the first time, creates need not wait for it any more."""
+        marks, entity = self._seeding.marks, job.table.entity
+        if job.seen.ready and not marks.given(entity):
+            marks.give(entity, "first reading")
 
     # Records and connection.
 

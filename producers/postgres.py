@@ -17,6 +17,7 @@ import structlog
 from producers.base import Progress, Publisher
 from producers.catalog import Connection, check_server, check_table, table_columns, type_names
 from producers.pgoutput import Relation
+from producers.seeded import Marks
 from producers.signals import Signal, Signals
 from producers.slot import default_name, drop, ensure_publication, ensure_slot, server_identity, slot_record
 from producers.snapshot import Seeds
@@ -64,11 +65,13 @@ class PostgresProducer:
         self._publisher = Publisher(context, system)
         self._signals = Signals(context, f"{context.name}-{system}")
         self._tables = Tables(context, system, self._publisher)
+        self._marks = Marks(context, system, self._publisher, self._signals.last)
         self._seeds = Seeds(
             system,
             self.publication,
             lambda: connect(self._dsn, f"tidelock-{system}-seed", system),
             self._tables.plan,
+            self._marks,
             readers=int(self._options.get("seed_readers", 2)),
             chunk_rows=int(self._options.get("seed_chunk_rows", 5000)),
         )
@@ -96,10 +99,10 @@ class PostgresProducer:
         self._on_side(lambda db: self._prepare(db, recreate_slot=recreate_slot))
         for entity, table in self._tables.by_entity.items():
             cursor = self._signals.last.get(f"seed/{self._system}/{entity}")
-            if recreate_slot or cursor is None:
-                if recreate_slot or self._options.get("seed_on_start", True):
-                    self._seeds.start(table, self._spec.entities[entity], None, None, None)
-            elif cursor.get("state") == "running":
+            on_start = bool(self._options.get("seed_on_start", True))
+            if recreate_slot or self._marks.starting(entity, cursor, on_start=on_start):
+                self._seeds.start(table, self._spec.entities[entity], None, None, None)
+            elif cursor is not None and cursor.get("state") == "running":
                 where = cursor.get("where")
                 self._seeds.start(table, self._spec.entities[entity], cursor.get("id"), where, cursor)
         for key, request in list(self._signals.last.items()):

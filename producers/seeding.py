@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from producers.base import Progress, Publisher
+from producers.seeded import Marks
 from producers.signals import Signal, Signals
 from tidelock.context import Context
 from tidelock.errors import Fatal, Retry, TidelockError
@@ -46,6 +47,8 @@ class Seeding:
         self._publisher = publisher
         self._pages = pages
         self._signals = Signals(context, f"{context.name}-{system}")
+        self._on_start = False
+        self.marks = Marks(context, system, publisher, self._signals.last)
         self._looked = 0.0
         self.seeds: dict[str, Seed] = {}
         self.failed: dict[str, TidelockError] = {}
@@ -55,15 +58,18 @@ class Seeding:
         """Return the last record of every key of ``ops.signals`` that has been read."""
         return self._signals.last
 
-    def load(self, *, on_start: bool) -> None:
-        """Read the records: go on with what was interrupted, take waiting requests, start what was never seeded if ``on_start``."""
+    def load(self, *, on_start: bool, reads: bool = False) -> None:
+        """Read the records: go on with what was interrupted, take waiting requests, start what was never seeded if ``on_start``.
+
+        ``reads``: the first reading takes everything, also without a seed. Raises Retry or Fatal.
+        """
+        self._on_start = on_start
         self._signals.load()
         for entity in self._entities:
             record = self.last.get(self._key(entity))
-            if record is None:
-                if on_start:
-                    self.start(entity, None)
-            elif record.get("state") == "running":
+            if self.marks.starting(entity, record, on_start=on_start, reads=reads):
+                self.start(entity, None)
+            elif record is not None and record.get("state") == "running":
                 after = record.get("after")
                 self.seeds[entity] = Seed(
                     entity, str(record.get("id")), record.get("where"), after, int(record.get("rows", 0))
@@ -94,12 +100,16 @@ class Seeding:
             if seed.pages is None:
                 seed.pages = self._pages(seed)
             count = next(seed.pages, None)
+            if count is None and seed.where is None:
+                self.marks.give(seed.entity, "seed")
         except TidelockError as error:
             self._fail(seed, error)
             return None
         if count is None:
             del self.seeds[seed.entity]
             self._record(seed, "done")
+            if seed.where is not None and self._on_start and not self.marks.given(seed.entity):
+                self.start(seed.entity, None)  # it has taken the place of the first one
             return 0
         seed.rows += count
         seed.failures = 0
@@ -153,6 +163,7 @@ class Seeding:
         del self.seeds[seed.entity]
         self.failed[seed.entity] = error
         hint = f"{error.hint or ''}; then `tidelock seed {self._system} {seed.entity}`".lstrip("; ")
+        hint += "; until then nothing is created there, if it was the first"
         self._publisher.alert("seed_failed", seed.entity, self._system, error.message, hint)
         self._record(seed, "failed", error.message)
 

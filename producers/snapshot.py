@@ -21,6 +21,7 @@ from producers.chunks import Chunk, Job, Reader
 from producers.columns import unescape_copy
 from producers.pgoutput import Text
 from producers.rows import SourceColumn
+from producers.seeded import REREAD, Marks
 from producers.signals import Signal
 from producers.tables import Plan, Table
 from tidelock.avro import FieldType, decode_long
@@ -42,7 +43,7 @@ _HOPELESS = (
 class Seeds:
     """The seeds of one system, driven by the capture's thread.
 
-    ``plan`` gives the compiled plan of a table's version.
+    ``plan`` gives the compiled plan of a table's version; ``marks`` are given at the end of a seed of all there is.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Seeds:
         publication: str,
         connect: Callable[[], Connection],
         plan: Callable[[str, Sequence[SourceColumn]], Plan],
+        marks: Marks,
         *,
         readers: int = 2,
         chunk_rows: int = 5000,
@@ -59,6 +61,7 @@ class Seeds:
         self._publication = publication
         self._connect = connect
         self._plan = plan
+        self._marks = marks
         self._chunk_rows = chunk_rows
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix=f"seed-{system}")
         self.jobs: dict[str, Job] = {}
@@ -109,7 +112,7 @@ class Seeds:
                 self._read(job)
             return
         cursor = {"again": [key.decode()], "read_all": True}
-        self.start(table, spec, f"reread-{secrets.token_hex(4)}", None, cursor)
+        self.start(table, spec, f"{REREAD}{secrets.token_hex(4)}", None, cursor)
 
     def watermark(self, content: str, lsn: int, source_time: int, xids: dict[int, int], captured_at: int) -> int:
         """Take a mark met in the stream; return the number of rows published."""
@@ -149,8 +152,10 @@ class Seeds:
         return count
 
     def check(self) -> None:
-        """Finish what is done, and take up again, a little later, what has failed. Never raises: capture goes on."""
-        for entity, job in list(self.jobs.items()):
+        """Finish what is done, and take up again, a little later, what has failed. What fails at the source never raises: capture
+        goes on. Raises Retry or Fatal if Kafka does not take the marks; then the seed goes on from where it is safe.
+        """
+        for job in list(self.jobs.values()):
             if job.future is None or not job.future.done():
                 continue
             error = job.future.exception()
@@ -159,8 +164,16 @@ class Seeds:
             elif job.again or job.chunks:
                 self._read(job)  # asked for while the reader was going home
             else:
-                self._record(job, "done")
-                self._ended[entity] = self.jobs.pop(entity)
+                self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        entity, reread = job.table.entity, job.number.startswith(REREAD)
+        if job.where is None and not reread:
+            self._marks.give(entity, "seed")
+        self._record(job, "done")
+        self._ended[entity] = self.jobs.pop(entity)
+        if job.where is not None and not self._marks.given(entity):  # it has taken the place of the first one
+            self.start(job.table, job.spec, None, None, None)
 
     def take_records(self) -> dict[str, Signal]:
         """Hand out the progress records that have changed. Write them once what was published until now is acknowledged."""
@@ -231,7 +244,8 @@ class Seeds:
         fatal = Fatal(
             f"{where} failed: {' '.join(str(error).split())}",
             hint=f"let the owner run there: GRANT SELECT ON {job.table.name} TO the user of `dsn`;  or correct the condition of "
-            f"the seed; then `tidelock seed {self._system} {job.table.entity}`",
+            f"the seed; then `tidelock seed {self._system} {job.table.entity}`; "
+            "until then nothing is created there, if it was the first",
         )
         self.failed[job.table.entity] = fatal
         job.table.publisher.alert("seed_failed", job.table.entity, self._system, fatal.message, fatal.hint or "")

@@ -16,6 +16,7 @@ from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.embedded import Stack
+from tidelock.envelopes import Entry
 from tidelock.kafka import KafkaClients, TopicSpec, ensure_topics, flush
 from tidelock.registry import Registry
 
@@ -68,7 +69,11 @@ class Rig:
 
     def changes(self) -> list[Change]:
         """Return all changes that were published so far, per key in order."""
-        return [self.codec.change_reader(v).read(v) for _, v in self.messages(self.topic)]
+        return [self.codec.change_reader(v).read(v) for key, v in self.messages(self.topic) if key]
+
+    def marks(self) -> list[int]:
+        """Return the partitions whose end-of-seed marks were given, in order."""
+        return sorted(Entry.decode(v).partition for key, v in self.messages(self.topic) if not key)
 
     def rows(self) -> list[tuple[str, str, dict[str, bytes] | None]]:
         """Return (op, key, row as slices) of all changes so far, per key in order."""

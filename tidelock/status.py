@@ -16,6 +16,7 @@ from tidelock.config import Config
 from tidelock.kafka import KafkaClients, translate
 from tidelock.topicread import read_all, read_latest
 from tidelock.topics import Topics
+from tidelock.waiting import Wait, waits
 from tidelock.workers import roles
 
 WINDOW_S = 3600.0
@@ -51,6 +52,7 @@ class Status:
     flows: list[Flow]
     seeds: list[dict[str, Any]]  # reading a source: system, entity, state, rows so far
     hub_dead_letters: int  # what the stages between the systems could not take
+    waits: list[dict[str, Any]]  # creates that wait for a seed: how many, for which, and why
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -73,6 +75,8 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
             known = buckets.setdefault((lat["system"], lat["entity"]), [0] * (len(BUCKETS_MS) + 1))
             for i, n in enumerate(lat["buckets"]):
                 known[i] += n
+    signals = _signals(kafka, topics)
+    waiting = waits(signals, config)
     lag = _lag(config, kafka, topics)
     dead = _dead(config, kafka, topics)
     workers = [_worker(config, role, heard, now) for role in roles(config)]
@@ -80,7 +84,17 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
     flows: list[Flow] = []
     for name, system in config.systems.items():
         flows += [
-            _flow(config, name, entity, counts.get((name, entity)), buckets.get((name, entity)), lag, dead, silent)
+            _flow(
+                config,
+                name,
+                entity,
+                counts.get((name, entity)),
+                buckets.get((name, entity)),
+                lag,
+                dead,
+                silent,
+                waiting,
+            )
             for entity in system.entities
         ]
     late = [f for f in flows if f.state != "ok"]
@@ -95,17 +109,25 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
     hub = sum(n for (system, _), n in dead.items() if system == "hub")
     if hub:
         summary += f"; {hub} dead letters between the systems: tidelock dlq ls"
-    return Status(summary, workers, flows, _seeds(kafka, topics), hub)
+    for wait in waiting:
+        summary += f"; {wait.text}"
+    return Status(summary, workers, flows, _seeds(signals), hub, [w.as_dict() for w in waiting])
 
 
-def _seeds(kafka: KafkaClients, topics: Topics) -> list[dict[str, Any]]:
+def _signals(kafka: KafkaClients, topics: Topics) -> dict[str, dict[str, Any]]:
+    """Return the last records of seeds and of what waits for them, by key."""
+    found = read_latest(kafka, [topics.ops("signals")]).items()
+    return {k.decode(): json.loads(m.value()) for k, m in found if k.startswith((b"seed/", b"seeded/", b"waiting/"))}
+
+
+def _seeds(signals: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return how far seeds are, from what captures write to ``ops.signals``."""
     out = []
-    for key, message in read_latest(kafka, [topics.ops("signals")]).items():
-        if key.startswith(b"seed/"):
-            body = json.loads(message.value())
-            _, system, entity = key.decode().split("/", 2)
-            out.append({"system": system, "entity": entity, "state": body.get("state"), "rows": body.get("rows")})
+    for key, body in signals.items():
+        if key.startswith("seed/"):
+            _, system, entity = key.split("/", 2)
+            known = {name: body.get(name) for name in ("state", "rows", "estimate")}
+            out.append({"system": system, "entity": entity, **known})
     return out
 
 
@@ -125,6 +147,7 @@ def _flow(
     lag: dict[str, int],
     dead: dict[tuple[str, str], int],
     silent: set[str],
+    waiting: list[Wait],
 ) -> Flow:
     letters = dead.get((system, entity), 0)
     behind = lag.get(Topics(config.prefix).sync(system, entity))
@@ -132,6 +155,8 @@ def _flow(
         state, what = "no signal", "look at the log of `tidelock run`; it says why a worker waits"
     elif letters:
         state, what = "degraded", "tidelock dlq ls"
+    elif stuck := next((w for w in waiting if (w.system, w.entity) == (system, entity) and w.stuck), None):
+        state, what = "waits", stuck.next
     elif behind and behind > 10_000:
         state, what = "late", "wait, or add workers: tidelock run --scale"
     else:

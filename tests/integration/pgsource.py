@@ -22,6 +22,7 @@ from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.embedded import Stack
+from tidelock.envelopes import SEEDED
 from tidelock.errors import Retry
 from tidelock.kafka import KafkaClients, TopicSpec, ensure_topics
 from tidelock.registry import Registry
@@ -104,6 +105,10 @@ class Topic:
         self.name = name
 
     def messages(self) -> list[Any]:
+        """Return all but the marks of seeds' ends."""
+        return [m for m in self.everything() if SEEDED not in (m.headers() or ())]
+
+    def everything(self) -> list[Any]:
         reader = self.context.kafka.consumer(f"test-{secrets.token_hex(4)}", "test")
         try:
             parts = reader.list_topics(self.name, timeout=30).topics[self.name].partitions
@@ -121,6 +126,10 @@ class Topic:
             return out
         finally:
             reader.close()
+
+    def marks(self) -> list[int]:
+        """Return the partitions whose end-of-seed marks were given, in order."""
+        return sorted(m.partition() for m in self.everything() if SEEDED in (m.headers() or ()))
 
     def changes(self) -> list[Change]:
         """Return the changes in order of their positions."""

@@ -19,7 +19,7 @@ from tests.integration.counting import PARTITIONS, make_context, read_all, until
 from tidelock.change import ZERO_POSITION, value_position
 from tidelock.context import Context
 from tidelock.embedded import Stack
-from tidelock.envelopes import Entry
+from tidelock.envelopes import SEEDED, Entry
 from tidelock.kafka import TopicSpec, ensure_topics, flush
 
 pytestmark = pytest.mark.stack
@@ -68,7 +68,7 @@ class Identify:
             if entry.kind == "barrier":
                 self.barriers += 1
                 self._link(barrier_key(entry.system, entry.partition), entry, entry.keys[0])
-            else:
+            elif entry.kind == "unknown":
                 self.unknown.append(entry)
                 cid = f"id-{entry.system}-{entry.native_key}"
                 self._producer.produce(t.journal("contact"), entry.payload, cid.encode())
@@ -181,6 +181,44 @@ def test_a_restarted_worker_knows_its_links(make: Make, identify: Identify) -> N
 def links_stored(worker: RouteWorker) -> int:
     topic = next(iter(worker.router._sources.values())).links
     return sum(1 for p in range(PARTITIONS) for _ in worker.store.scan((topic, p)))
+
+
+@pytest.mark.parametrize("point", ["produced", "flushed"])
+def test_the_end_of_a_seed_reaches_identify_behind_all_that_stood_before_it(
+    make: Make, identify: Identify, point: str
+) -> None:
+    context = make()
+    topic, header = context.topics.cdc("crm", "contact"), context.codec.header("entry")
+    send(context, "crm", range(1, 6))
+    producer = context.kafka.producer("test-capture")
+    for p in range(PARTITIONS):
+        value = header + Entry("seeded", system="crm", tenant="default", partition=p, offset=PARTITIONS).encode()
+        producer.produce(topic, value, None, p, headers=[SEEDED])
+    flush(producer)
+    end = {m.partition(): m.offset() for m in read_all(context, topic) if m.key() is None}
+    child = spawn(context, f"route.{point}:1")
+    until(lambda: child.poll() is not None, identify.step)
+    assert child.wait(5) == -signal.SIGKILL
+    worker = RouteWorker(make())
+
+    def marked() -> dict[int, int]:
+        entries = [Entry.decode(m.value() or b"") for m in read_all(context, context.topics.identity("contact"))]
+        return {
+            e.partition: i for i, e in reversed(list(enumerate(entries))) if e.kind == "seeded"
+        }  # the first of each
+
+    def both() -> None:
+        worker.step(0.02)
+        identify.step()
+
+    until(lambda: len(marked()) == PARTITIONS and journal(context) == expected(5), both)
+    worker.close()
+    entries = [Entry.decode(m.value() or b"") for m in read_all(context, context.topics.identity("contact"))]
+    for p, first in marked().items():
+        before = {e.offset for e in entries[:first] if e.kind == "unknown" and e.partition == p}
+        after = {e.offset for e in entries[first:] if e.kind == "unknown" and e.partition == p and e.offset < end[p]}
+        assert after <= before, "something that stood before a mark came to identify for the first time behind it"
+        assert before
 
 
 @pytest.mark.parametrize("point", ["produced", "flushed"])

@@ -17,13 +17,14 @@ from processors.identify import IdentifyStage
 from processors.mapping import compile_plans
 from processors.merge_stage import MergeStage
 from processors.router import Router, sources
+from processors.stage import Headers
 from tests.model.systems import System
 from tidelock.avro import NULL, encode_slice
 from tidelock.change import CREATE, DELETE, OURS, UPDATE, ChangeWriter, event_id, key_digest, position
 from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.context import Context
-from tidelock.envelopes import Entry, Receipt, Receipts, Write
+from tidelock.envelopes import SEEDED, Entry, Receipt, Receipts, Write
 from tidelock.errors import Reject
 from tidelock.kafka import murmur2_partition
 
@@ -34,8 +35,11 @@ FIELDS = ("email", "name", "city", "points")
 class Message:
     """What stages read of a confluent_kafka.Message."""
 
-    def __init__(self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
+    def __init__(
+        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, headers: Headers | None
+    ) -> None:
         self._all = (topic, partition, offset, key, value)
+        self._headers = headers
 
     def topic(self) -> str:
         return self._all[0]
@@ -52,8 +56,8 @@ class Message:
     def value(self) -> bytes | None:
         return self._all[4]
 
-    def headers(self) -> None:
-        return None
+    def headers(self) -> Headers | None:
+        return self._headers
 
     def error(self) -> None:
         return None
@@ -120,9 +124,9 @@ class MemoryOverlay:
 
 
 class World:
-    """An installation between systems, one step at a time."""
+    """An installation between systems, one step at a time. ``seeded``: what the systems held at the start was read long ago."""
 
-    def __init__(self, config: Config, systems: list[System]) -> None:
+    def __init__(self, config: Config, systems: list[System], *, seeded: bool = True) -> None:
         self.config = config
         self.systems = {s.name: s for s in systems}
         self.plans = compile_plans(config)
@@ -146,6 +150,8 @@ class World:
         self.now = 0
         self.receipts_header = self.context.codec.header("receipts")
         self.entry_header = self.context.codec.header("entry")
+        for s in systems if seeded else ():
+            self.end_seed(s)
 
     def _context(self) -> Context:
         codec = Codec(self.registry)  # type: ignore[arg-type]
@@ -180,11 +186,13 @@ class World:
 
     # ------------------------------------------------------------------------------------------------ topics
 
-    def produce(self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1) -> None:
+    def produce(
+        self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1, headers: Headers | None = None
+    ) -> None:
         n = 1 if ".identity." in f".{topic}" or topic.startswith(("ops.", "dlq.")) else self.config.partitions
         parts = self.topics.setdefault(topic, [[] for _ in range(n)])
         p = partition if partition >= 0 else murmur2_partition(key or b"", n)
-        parts[p].append(Message(topic, p, len(parts[p]), key, value))
+        parts[p].append(Message(topic, p, len(parts[p]), key, value, headers))
 
     def advance(self, seconds: float) -> None:
         """Let time pass; only source times and the clock of captures know of it."""
@@ -193,6 +201,24 @@ class World:
     def _send(self, rows: Iterable[tuple[Any, ...]]) -> None:
         for topic, key, value, partition, *_ in rows:
             self.produce(topic, key, value, partition)
+
+    def end_seed(self, s: System) -> None:
+        """Let everything that a system's seed has put into its topic be looked at, now."""
+        if s.captured_at_all:
+            self.mark(s)
+            for p in self.behind("route", self.cdc[s.name]):
+                while p in self.behind("route", self.cdc[s.name]):
+                    self.route(self.cdc[s.name], p)
+            identity = self.context.topics.identity(ENTITY)
+            while self.behind("identify", identity):
+                self.fold("identify", identity, 0)
+
+    def mark(self, s: System) -> None:
+        """Publish the marks of a seed's end (producers.seeded)."""
+        n = self.config.partitions
+        for p in range(n):
+            entry = Entry("seeded", system=s.name, tenant="default", partition=p, offset=n)
+            self.produce(self.cdc[s.name], None, self.entry_header + entry.encode(), p, [SEEDED])
 
     def behind(self, group: str, topic: str) -> list[int]:
         """Return the partitions of a topic that a group has not read to the end."""
@@ -253,6 +279,8 @@ class World:
 
     def route(self, topic: str, p: int) -> None:
         self._send(self.router.route([self._next("route", topic, p)]))
+        self._send(self.router.marks)
+        self.router.marks.clear()
 
     def learn(self, p: int) -> None:
         m = self._next("route", self.context.topics.links(ENTITY), p)

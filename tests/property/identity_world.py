@@ -94,11 +94,17 @@ class Tape:
     def conflict(self, sight: Sight, chosen: str, other: str) -> None:
         self.told.append(("conflict", sight, chosen, other))
 
+    def waiting(self, place: str, creates: int) -> None:
+        pass  # a gauge per batch, not a decision
+
+    def drain(self, place: str) -> None:
+        self.told.append(("drain", place))
+
 
 class World(Tape):
     """Systems, route, merge and identify, joined by queues that anybody may be served from next."""
 
-    def __init__(self, r: random.Random, policy: str, trace: list[Any] | None = None) -> None:
+    def __init__(self, r: random.Random, policy: str, trace: list[Any] | None = None, *, seeding: bool = False) -> None:
         super().__init__()
         self.r, self.trace = r, trace
         places = [f"{name}/t" for name in "abc"[: r.choice([2, 2, 3])]]
@@ -110,7 +116,9 @@ class World(Tape):
         self.releases = r.choice([0.0, 0.0, 0.4])
         self.sloppy = r.choice([0.0, 0.05])  # how often something is delivered twice, or a cache dropped
         others = {p: tuple(q for q in places if q != p) for p in places}
-        self.rules = Rules("contact", tuple(places), others if self.grants else {}, policy)
+        closing = frozenset(places if seeding else ())
+        self.rules = Rules("contact", tuple(places), others if self.grants else {}, policy, closing)
+        self.marks = [(p, i) for p in sorted(closing) for i in range(2)]  # ends of seeds, still to come
         self.rows = MemoryRows()
         self.identity = Identity(self.rules, self.rows, self, JsonJoiner())
         self.offsets = itertools.count()
@@ -194,7 +202,12 @@ class World(Tape):
         super().receipts(cid, payload)
         self.journals[cid].append(("receipt", *self.answers[payload]))
 
+    def drain(self, place: str) -> None:
+        super().drain(place)
+        self.queue.append(("drain", place))
+
     def write(self, cid: str, place: str, payload: bytes) -> None:
+        assert all(place != marked for marked, _ in self.marks), f"{place} is written before its seed is through"
         super().write(cid, place, payload)
         self.systems[place].inbox[cid].append((self.writes[payload],))
 
@@ -381,6 +394,7 @@ class World(Tape):
         out += [("receipt", x) for x, q in self.due.items() if q]
         if self.queue:
             out.append(("identify",))
+        out += [("mark", mark) for mark in self.marks]
         return out
 
     def step(self, move: Job) -> None:
@@ -403,6 +417,10 @@ class World(Tape):
             case ("journal", cid):
                 self.say("journal", cid, self.journals[cid][0])
                 self.entry(cid)
+            case ("mark", (p, i)):
+                self.say("mark", p, i)
+                self.marks.remove((p, i))
+                self.queue += [("seeded", p, i, 2)] * self.r.choice([1, 1, 2])
             case ("link", k):
                 self.say("link", k, self.link_queue[k][0])
                 self.take_link(k)

@@ -135,7 +135,7 @@ def plan(ambiguous: str = "quarantine", external: str | None = None) -> Any:
 class Bench:
     """One stage, its state, and shorthands for what goes in and comes out."""
 
-    def __init__(self, ambiguous: str = "quarantine", external: str | None = None) -> None:
+    def __init__(self, ambiguous: str = "quarantine", external: str | None = None, *, seeded: bool = True) -> None:
         self.codec = Codec(cast("Any", Registry()))
         config = SimpleNamespace(prefix="", partitions=PARTITIONS)
         context = SimpleNamespace(
@@ -148,6 +148,11 @@ class Bench:
         self.offset = 0
         self.header = self.codec.header("entry")
         self.fed: list[Message] = []
+        if seeded:
+            self.put(*(self.mark(system, p) for system in ("crm", "erp") for p in range(PARTITIONS)))
+
+    def mark(self, system: str, partition: int) -> Entry:
+        return Entry("seeded", system=system, tenant="default", partition=partition, offset=PARTITIONS)
 
     def change(
         self, system: str, key: str, at: int, email: str | None, phone: str | None = None, ext: str | None = None,
@@ -506,7 +511,7 @@ def test_batches_aborts_and_restarts_change_no_byte(bench: Bench) -> None:
     bench.stage.forget()
     assert list(bench.stage.process(cast("Any", messages), bench.state)) == whole
     bench.state.commit()
-    state = State()
+    state = Bench().state
     single: list[Any] = []
     for message in messages:
         single += IdentifyStage(bench.context, bench.plans).process(cast("Any", [message]), state)

@@ -11,7 +11,7 @@ from confluent_kafka import Message
 import schemas
 from processors.router import Router, Source, barrier_key, read_link
 from processors.store import Scope
-from tidelock.envelopes import Entry
+from tidelock.envelopes import SEEDED, Entry
 from tidelock.topics import Topics
 
 LINK = fastavro.parse_schema(schemas.load("link"))
@@ -127,6 +127,25 @@ def test_what_is_no_change_goes_to_the_dead_letters_and_the_rest_goes_on(
     assert [row[0] for row in rows] == ["dlq.route.crm.contact", "identity.contact"]
     assert rows[0][1:3] == (bad.key(), bad.value())
     assert router.counts["dead_letters", "crm", "contact"] == 1
+
+
+def mark() -> Message:
+    value = HEADER + Entry("seeded", system="crm", tenant="default", partition=2, offset=4).encode()
+    return Message(topic="cdc.crm.contact", partition=2, offset=6, key=None, value=value, headers=[SEEDED])
+
+
+def test_the_end_of_a_seed_is_handed_on_apart_untouched(router: Router) -> None:
+    rows = router.route([change(5), mark(), change(7)])
+    assert [row[0] for row in rows] == ["identity.contact"] * 2
+    assert router.marks == [("identity.contact", None, mark().value(), 0, None)]
+    assert not router.counts["dead_letters", "crm", "contact"]
+
+
+def test_what_has_no_key_and_is_no_mark_is_a_dead_letter(router: Router) -> None:
+    other = Message(topic="cdc.crm.contact", partition=2, offset=6, key=None, value=mark().value(), headers=[])
+    ((topic, *_),) = router.route([other])
+    assert topic == "dlq.route.crm.contact"
+    assert not router.marks
 
 
 def test_counts_are_per_source(router: Router, stored: Stored) -> None:

@@ -105,7 +105,7 @@ def resync(
 ) -> None:
     """Ask every record to look again at what its systems should hold: creates what a system lacks, tries parked writes again.
 
-    What stands right already is not written. Used after a first start with `run --link-only`.
+    What stands right already is not written. Used after `run --link-only`.
     """
     session = Session(config)
     if system is not None and system not in session.config.systems:

@@ -79,7 +79,7 @@ def run(
     ] = None,
     scale: Annotated[list[str] | None, typer.Option(help="role=number, for example merge=2.")] = None,
     link_only: Annotated[
-        bool, typer.Option("--link-only", help="Read and link what is there, create nothing yet: for the first start.")
+        bool, typer.Option("--link-only", help="Read and link, create nothing: to look at the links first.")
     ] = False,
 ) -> None:
     """Run the workers until Ctrl-C: every one a process of its own, restarted if it ends. Starts the embedded servers if needed."""
@@ -106,18 +106,14 @@ def run(
     err.print(f"{len(supervisor.pids)} workers run; Ctrl-C stops them")
     if link_only:
         err.print(
-            "nothing is created: when `tidelock status` shows every seed done, look at `tidelock links`, stop this,"
+            "nothing is created: when `tidelock status` shows no seed under way, look at `tidelock links`; then stop this,"
             " `tidelock resync`, and `tidelock run`"
         )
     raise typer.Exit(supervisor.run())
 
 
 def without_creates(config: Config) -> Config:
-    """Return the configuration with every flow creating nothing.
-
-    Two systems that hold the same records are to be read wholly before either gets what it seems to lack: otherwise a record that has not
-    been read yet would be created a second time.
-    """
+    """Return the configuration with every flow creating nothing: links can be looked at, and corrected, before they have made anything."""
     return config.model_copy(update={"flows": tuple(f.model_copy(update={"create": False}) for f in config.flows)})
 
 

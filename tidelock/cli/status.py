@@ -24,6 +24,13 @@ def status(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> N
         reading = [r for r in found.seeds if r["state"] == "running"]
         if reading:
             show(reading, as_json=False, title="seeds under way")
+        if found.waits:
+            columns = ("system", "entity", "creates", "state", "rows", "estimate", "reason", "next")
+            show(
+                ({c: "–" if w[c] is None else w[c] for c in columns} for w in found.waits),
+                as_json=False,
+                title="creates that wait for a seed",
+            )
         quiet = [w for w in found.workers if w["state"] != "ok"]
         if quiet:
             show(quiet, as_json=False, title="workers without a signal")

@@ -17,7 +17,6 @@ from tidelock.kafka import translate
 QUIET_S = 1.5
 NEAR_S = 12.0  # a wake-up further away than this belongs to something that is blocked for longer
 EVERYTHING = ("cdc.", "journal.", "identity.", "sync.")  # topics that somebody has to read to their end
-LINKING = EVERYTHING[:-1]  # while nothing is written yet
 _NOISE = ("ops.activity", "ops.signals", "ops.runs")
 
 
@@ -37,8 +36,8 @@ class Rest:
         self._observer = observer
         self._dsns = dsns
 
-    def look(self, unread: tuple[str, ...] = EVERYTHING) -> Motion:
-        """Return what moves now; ``unread`` are the kinds of topics that must have been read. Raises Retry."""
+    def look(self) -> Motion:
+        """Return what moves now. Raises Retry."""
         try:
             ends = self.ends()
             committed = self._committed()
@@ -47,7 +46,7 @@ class Rest:
         behind = {
             part: committed.get(part, 0)
             for part, end in ends.items()
-            if part[0].removeprefix(self._observer.prefix).startswith(unread) and committed.get(part, 0) < end
+            if part[0].removeprefix(self._observer.prefix).startswith(EVERYTHING) and committed.get(part, 0) < end
         }
         lag = self._really(behind)
         if lag:
@@ -70,7 +69,6 @@ class Rest:
         say: Callable[[Motion], None],
         *,
         check: Callable[[], None],
-        unread: tuple[str, ...] = EVERYTHING,
     ) -> bool:
         """Wait until nothing has moved for a while, and not before ``since()`` (monotonic); return whether that came in time.
 
@@ -80,7 +78,7 @@ class Rest:
         quiet_since, before = 0.0, None
         while time.monotonic() < deadline:
             check()
-            motion = self.look(unread)
+            motion = self.look()
             say(motion)
             now = time.monotonic()
             if motion.why or motion.ends != before:

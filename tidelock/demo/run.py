@@ -8,18 +8,15 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
 from tidelock.demo import records
 from tidelock.demo.evidence import ENTITIES, Evidence, gather
 from tidelock.demo.office import Office
-from tidelock.demo.rest import EVERYTHING, LINKING, Motion, Rest
-from tidelock.demo.settings import DATABASES, PREFIX, create_schema, write_config, write_linking_config
+from tidelock.demo.rest import Motion, Rest
+from tidelock.demo.settings import DATABASES, PREFIX, create_schema, write_config
 from tidelock.demo.topics import Observer
 from tidelock.demo.verify import Verdict, verify
 from tidelock.demo.view import Figures, View
@@ -32,12 +29,12 @@ REST_TIMEOUT_S = 60.0
 PAUSE_S = 1.2
 SETTLE_S = 5.0  # the longest pause between a poll and the next one, and the delayed flow, with room to spare
 NIGHT_S = 12.0  # by then the scheduled comparison of the directory has run once more
-# What is read at the start, and the database that has it.
+# What is read at the start.
 SEEDED = {
-    "crm": ("crm", ENTITIES),
-    "erp": ("erp", ("account", "contact", "order", "order_line", "inventory")),
-    "legacy": ("legacy", ("account", "contact")),
-    "directory": ("legacy", ("user",)),
+    "crm": ENTITIES,
+    "erp": ("account", "contact", "order", "order_line", "inventory"),
+    "legacy": ("account", "contact"),
+    "directory": ("user",),
 }
 
 
@@ -80,15 +77,9 @@ class Demo:
         view, options = self._view, self._options
         observer, dsns, workers = self._start()
         rest = Rest(observer, dsns)
-        self._seeded(rest, dsns, workers)
-        self._rest(rest, workers, SEED_TIMEOUT_S, lambda: 0.0, unread=LINKING)
-        view.say("all records are linked; creating what a system lacks")
-        workers.stop()
-        workers.start(self._config)
-        workers.wait_for(self._folder / "run", 60)
+        self._seeded(observer, workers)
         started = time.monotonic()
-        for entity in ENTITIES:
-            observer.resync(entity)
+        view.say("everything is read; creating what a system lacks")
         self._rest(rest, workers, SEED_TIMEOUT_S, lambda: started + SETTLE_S)
         office = Office(dsns, options.seed)
         self._cleanup.callback(office.close)
@@ -122,7 +113,7 @@ class Demo:
         view.say("starting Kafka, the schema registry and PostgreSQL")
         if (folder / "stack").exists():
             stack.remove()  # also ends what a crashed run may have left behind
-        for name in ("run", "workers.log", "report.json", "tidelock.yaml", "linking.yaml"):
+        for name in ("run", "workers.log", "report.json", "tidelock.yaml"):
             target = folder / name
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,46 +131,28 @@ class Demo:
         self._cleanup.callback(observer.close)
         workers = Workers(folder / "workers.log")
         self._cleanup.callback(workers.stop)
-        # Records that exist on both sides must be linked before anything is created, or they would be there twice.
-        view.say("starting capture, identify and merge, each a process of its own; nothing is created yet")
-        linking = folder / "linking.yaml"
-        write_linking_config(linking, self._config)
-        workers.start(linking, "route", "identify", "merge", "clock", *(f"capture.{s}" for s in SEEDED))
+        view.say("starting all workers, each a process of its own")
+        workers.start(self._config)
         pids = workers.wait_for(folder / "run", 60)
         self._wait_for_topics(observer, workers)
         figures = Figures(observer)
         figures.start()
         self._cleanup.callback(figures.stop)
         view.figures = figures
-        view.say(f"{len(pids)} workers run; reading what is there")
-        with ThreadPoolExecutor(len(SEEDED)) as pool:
-            for done in [pool.submit(command, self._config, "seed", system) for system in SEEDED]:
-                done.result()
+        view.say(f"{len(pids)} workers run; reading what is there; nothing is created in a system that is not read yet")
         return observer, dsns, workers
 
-    def _seeded(self, rest: Rest, dsns: dict[str, str], workers: Workers) -> None:
+    def _seeded(self, observer: Observer, workers: Workers) -> None:
         """Wait until every row that was there has been captured. Raises Fatal."""
-        expected: dict[str, int] = {}
-        for system, (database, entities) in SEEDED.items():
-            with psycopg.connect(dsns[database]) as connection:
-                for entity in entities:
-                    row = connection.execute(f'select count(*) from canon."{entity}"'.encode()).fetchone()
-                    expected[f"{PREFIX}cdc.{system}.{entity}"] = row[0] if row else 0
+        expected = {f"seeded/{system}/default/{entity}" for system, entities in SEEDED.items() for entity in entities}
         deadline = time.monotonic() + SEED_TIMEOUT_S
-        while True:
-            captured: Counter[str] = Counter()
-            for (topic, _), end in rest.ends().items():
-                captured[topic] += end
-            missing = {name: n - captured[name] for name, n in expected.items() if captured[name] < n}
-            if not missing:
-                return
+        while missing := expected - observer.signals().keys():
             workers.check()
             self._view.tick()
             if time.monotonic() > deadline:
                 raise Fatal(
-                    f"not everything was read within {SEED_TIMEOUT_S:.0f} s; missing: "
-                    + ", ".join(f"{n} of {name}" for name, n in missing.items())
-                    + f"; the end of the log {workers.log}:\n{workers.tail()}"
+                    f"not everything was read within {SEED_TIMEOUT_S:.0f} s; missing: {', '.join(sorted(missing))}"
+                    f"; the end of the log {workers.log}:\n{workers.tail()}"
                 )
             time.sleep(0.3)
 
@@ -203,7 +176,6 @@ class Demo:
         workers: Workers,
         timeout_s: float,
         since: Callable[[], float],
-        unread: tuple[str, ...] = EVERYTHING,
     ) -> bool:
         def say(motion: Motion) -> None:
             waiting: Counter[str] = Counter()
@@ -214,7 +186,7 @@ class Demo:
             self._view.waiting = waiting
             self._view.tick()
 
-        return rest.wait(timeout_s, since, say, check=workers.check, unread=unread)
+        return rest.wait(timeout_s, since, say, check=workers.check)
 
     def _judge(
         self, observer: Observer, dsns: dict[str, str], office: Office, stock: dict[str, int]

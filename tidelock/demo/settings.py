@@ -8,7 +8,6 @@ from pathlib import Path
 from string import Template
 
 import psycopg
-import yaml
 
 from tidelock.embedded import Endpoints
 
@@ -24,15 +23,6 @@ def write_config(path: Path, endpoints: Endpoints, dsns: dict[str, str]) -> None
     path.touch(mode=0o600)
     # JSON texts are YAML texts: quoted, whatever the password holds.
     path.write_text(Template(text).substitute({k: json.dumps(v) for k, v in places.items()}), encoding="utf-8")
-
-
-def write_linking_config(path: Path, config: Path) -> None:
-    """Write the same configuration with every create switched off: for the first load, which only finds out what belongs together."""
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    for flow in content["flows"]:
-        flow["create"] = False
-    path.touch(mode=0o600)
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def create_schema(system: str, dsn: str) -> None:

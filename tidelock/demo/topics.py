@@ -10,9 +10,9 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from tidelock.codec import Codec
-from tidelock.envelopes import Entry
+from tidelock.envelopes import SEEDED
 from tidelock.errors import Retry
-from tidelock.kafka import KafkaClients, flush, translate
+from tidelock.kafka import KafkaClients, translate
 from tidelock.registry import Registry
 from tidelock.topics import Topics
 
@@ -123,18 +123,20 @@ class Observer:
         names = [n for n in self.names() if n.startswith(self.prefix + start)]
         counts = dict.fromkeys(names, 0)
         for message in self.messages(names):
-            counts[str(message.topic())] += 1
+            if SEEDED not in (message.headers() or ()):  # the mark of a seed's end is no record
+                counts[str(message.topic())] += 1
         return counts
 
-    def resync(self, entity: str) -> int:
-        """Ask the merge to compute anew what every system should hold of each record; return the number of records."""
-        producer = self.kafka.producer("demo-resync")
-        header, topic = self.codec.header("entry"), self.topics.journal(entity)
-        records = self.golden(entity)
-        for cid in records:
-            producer.produce(topic, key=cid.encode(), value=header + Entry("resync", cid, tenant="default").encode())
-        flush(producer)
-        return len(records)
+    def signals(self) -> dict[str, dict[str, Any]]:
+        """Return the last record by key of what workers tell one another."""
+        out: dict[str, dict[str, Any]] = {}
+        for message in self.messages([self.topics.ops("signals")]):
+            key, value = (message.key() or b"").decode(errors="replace"), message.value()
+            if value is None:
+                out.pop(key, None)
+            else:
+                out[key] = json.loads(value)
+        return out
 
     def timers(self) -> dict[str, float]:
         """Return the wake-ups that are still to come: when they are due (seconds since 1970), by key."""

@@ -38,8 +38,8 @@ class Workers:
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, config: Path, *roles: str) -> None:
-        """Start the supervisor, which starts every worker (or only these roles) as a process of its own."""
+    def start(self, config: Path) -> None:
+        """Start the supervisor, which starts every worker as a process of its own."""
         # A session of its own: Ctrl-C on the terminal reaches us alone, and we stop it in order. If we die otherwise, the kernel
         # tells it to stop.
         options = {
@@ -53,7 +53,6 @@ class Workers:
         line = [
             *(sys.executable, launch.__file__, json.dumps(options)),
             *(sys.executable, "-m", "tidelock", "run", "--config", str(config)),
-            *(word for role in roles for word in ("--worker", role)),
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
