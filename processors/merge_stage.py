@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from confluent_kafka import Message
 from opentelemetry.trace import SpanKind
@@ -21,10 +22,10 @@ from processors.effects import Effects, Notice, Send
 from processors.golden import GoldenWriter, hub_schema
 from processors.guards import ActorLimits
 from processors.merge import Merge
-from processors.plan import EntityPlan, RowReader
+from processors.plan import EntityPlan, RowReader, SystemPlan
 from processors.record import Record
 from processors.stage import Headers, Output, Overlay, Row
-from tidelock.avro import NULL, VALUE_TAGS, decode_slice, encode_long, encode_string, fits
+from tidelock.avro import NULL, VALUE_TAGS, FieldType, decode_slice, encode_long, encode_string, fits
 from tidelock.change import Change, ChangeReader, schema_columns, wire_header
 from tidelock.codec import Codec, schema_id
 from tidelock.context import Context
@@ -51,18 +52,43 @@ class _Entity:
         self.limits = ActorLimits(plan, context.config.partitions)
         self.direct = frozenset(s.system for s in plan.systems.values() if s.direct)
         self.golden = GoldenWriter(plan, wire_header(codec.registry.register(f"{self.hub}-value", hub_schema(plan))))
-        self.names = {
-            f"{s.system}/{s.tenant}": encode_string(s.system) + encode_string(s.tenant) + encode_string(plan.name)
-            for s in plan.systems.values()
-        }
-        self.columns = {s.system: [encode_string(c) for c in s.columns] for s in plan.systems.values()}
-        self.tags = {s.system: [VALUE_TAGS[k] for k in s.write_types] for s in plan.systems.values()}
+        self.spellings = {f"{s.system}/{s.tenant}": _Spelling(s) for s in plan.systems.values()}
+        self.fresh: dict[bytes, Record] = {}  # decoded records by canonical id, in two generations
+        self.stale: dict[bytes, Record] = {}
         order = {
             "fields": [f.name for f in plan.fields],
             "columns": {s: list(p.columns) for s, p in sorted(plan.systems.items())},
         }
         self.order = json.dumps(order, sort_keys=True).encode()
         self.layout = hashlib.blake2b(self.order, digest_size=8).digest()
+
+    def forget(self) -> None:
+        """Drop every decoded record."""
+        self.fresh, self.stale = {}, {}
+
+
+class _Spelling:
+    """How writes to one place are spelt."""
+
+    def __init__(self, system: SystemPlan) -> None:
+        self.system, self.tenant = system.system, system.tenant
+        self.plan = system
+        self.names = encode_string(system.system) + encode_string(system.tenant) + encode_string(system.entity)
+        self.columns = [encode_string(c) for c in system.columns]
+        # None: the branch of texts, for a nullable text as a slice and as a generic value is the same bytes
+        self.tags = [None if VALUE_TAGS[k] == b"\x02" else VALUE_TAGS[k] for k in system.write_types]
+
+
+@dataclass(slots=True)
+class _Scope:
+    """The work of a batch in one partition of one journal."""
+
+    entity: _Entity
+    topic: str
+    partition: int
+    items: list[tuple[Message, Receipts | Entry | int]] = field(default_factory=list)
+    touched: dict[bytes, Record] = field(default_factory=dict)
+    golden: dict[bytes, None] = field(default_factory=dict)  # records whose golden record has changed, in order
 
 
 def _row_reader(codec: Codec, plan: EntityPlan, number: int) -> RowReader:
@@ -86,8 +112,7 @@ class MergeStage:
         self._write_header = self._codec.header("write")
         self._state_header = self._codec.header("state")
         self._sources: dict[str, bytes] = {}
-        self._records: OrderedDict[tuple[str, int, bytes], Record] = OrderedDict()
-        self._touched: set[tuple[str, int, bytes]] = set()
+        self._kinds: dict[bytes, tuple[str, int]] = {}  # wire header → kind of envelope, schema id
         self._layouts_put: set[tuple[str, int]] = set()
         self._counts: dict[tuple[str, str, str], int] = defaultdict(int)
 
@@ -96,142 +121,145 @@ class MergeStage:
         return self._changelogs[topic]
 
     def forget(self) -> None:
-        """Drop what the aborted batch touched."""
-        for key in self._touched:
-            self._records.pop(key, None)
-        self._touched.clear()
+        """Drop all that was decoded: of an aborted batch, or of partitions that others may have had meanwhile."""
+        for entity in self._entities.values():
+            entity.forget()
         self._layouts_put.clear()
         self._counts.clear()
 
     def applied(self) -> None:
         """Keep the most recently used records only, and count what has now really happened."""
-        self._touched.clear()
-        while len(self._records) > CACHE_RECORDS:
-            self._records.popitem(last=False)
-        for (name, place, entity), n in self._counts.items():
-            self._context.activity.count(name, place.partition("/")[0], entity, n)
+        for entity in self._entities.values():
+            if len(entity.fresh) > CACHE_RECORDS // 2:
+                entity.fresh, entity.stale = {}, entity.fresh
+        for (name, place, entity_name), n in self._counts.items():
+            self._context.activity.count(name, place.partition("/")[0], entity_name, n)
         self._counts.clear()
 
     # ------------------------------------------------------------------------------------------------ a batch
 
     def process(self, batch: list[Message], state: Overlay) -> Sequence[Row]:
-        """Fold a batch; see `processors.stage.Stage.process`."""
+        """Fold a batch, partition by partition; see `processors.stage.Stage.process`."""
         out: list[Row] = []
-        work = self._decode(batch, state, out)
-        golden: dict[tuple[str, int, bytes], None] = {}
-        effects = Effects()
-        for message, topic, partition, item in work:
-            entity = self._entities[topic]
+        for scope in self._decode(batch, out):
+            self._fold(scope, state, out)
+            self._finish(scope, state, out)
+        return out
+
+    def _fold(self, scope: _Scope, state: Overlay, out: list[Row]) -> None:
+        entity, merge, effects = scope.entity, scope.entity.merge, Effects()
+        known = self._load(scope, state)
+        for message, item in scope.items:
             try:
                 if isinstance(item, Receipts):
                     place = f"{item.system}/{item.tenant}"
                     for receipt in item.items:
-                        key = (topic, partition, receipt.canonical_id.encode())
-                        record = self._record(key, entity, state)
-                        entity.merge.on_receipt(record, receipt.canonical_id, place, receipt, effects)
-                        self._take(key, entity, record, effects, golden, out)
+                        cid = receipt.canonical_id.encode()
+                        record = scope.touched.get(cid) or self._record(scope, cid, known, state)
+                        merge.on_receipt(record, receipt.canonical_id, place, receipt, effects)
+                        self._take(scope, cid, record, effects, out)
                 elif isinstance(item, Entry) and item.kind == "release_actor":
-                    entity.limits.release(topic, partition, item.system, item.keys[0], item.offset, state)
+                    entity.limits.release(scope.topic, scope.partition, item.system, item.keys[0], item.offset, state)
                 else:
                     cid = message.key() or b""
-                    key = (topic, partition, cid)
-                    record = self._record(key, entity, state)
-                    self._one(message, entity, record, cid.decode(), item, state, effects)
-                    self._take(key, entity, record, effects, golden, out)
+                    record = scope.touched.get(cid) or self._record(scope, cid, known, state)
+                    self._one(message, scope, record, cid.decode(), item, state, effects)
+                    self._take(scope, cid, record, effects, out)
             except Reject as error:
-                out.append(dead_letter(self._topics, message, "merge", "hub", entity.name, error.kind, str(error)))
-                self._counts["dead_letters", "hub", entity.name] += 1
-        for key in golden:
-            record = self._records[key]
-            entity = self._entities[key[0]]
-            out.append(
-                (entity.hub, key[2], None if record.deleted else entity.golden.encode(key[2], record), key[1], None)
-            )
-        for key in self._touched:
-            topic, partition, cid = key
-            entity = self._entities[topic]
-            if (topic, partition) not in self._layouts_put:
-                self._layouts_put.add((topic, partition))
-                if state.get(topic, partition, LAYOUT_KEY + entity.layout) is None:
-                    state.put(topic, partition, LAYOUT_KEY + entity.layout, entity.order)
-            state.put(topic, partition, cid, self._state_header + records.encode(self._records[key], entity.layout))
-        return out
+                out.append(self._dead(message, entity.name, error.kind, str(error)))
 
-    def _decode(
-        self, batch: list[Message], state: Overlay, out: list[Row]
-    ) -> list[tuple[Message, str, int, Receipts | Entry | int]]:
-        """Find out what each message is and fetch the records of the whole batch at once."""
-        work: list[tuple[Message, str, int, Receipts | Entry | int]] = []
-        wanted: dict[tuple[str, int], set[bytes]] = defaultdict(set)
-        codec = self._codec
+    def _finish(self, scope: _Scope, state: Overlay, out: list[Row]) -> None:
+        """Encode what has changed: golden records, and the state of every record that was touched."""
+        entity, topic, partition, touched = scope.entity, scope.topic, scope.partition, scope.touched
+        if not touched:
+            return
+        hub, encode = entity.hub, entity.golden.encode
+        for cid in scope.golden:
+            record = touched[cid]
+            out.append((hub, cid, None if record.deleted else encode(cid, record), partition, None))
+        if (topic, partition) not in self._layouts_put:
+            self._layouts_put.add((topic, partition))
+            if state.get(topic, partition, LAYOUT_KEY + entity.layout) is None:
+                state.put(topic, partition, LAYOUT_KEY + entity.layout, entity.order)
+        head = self._state_header + entity.layout
+        state.update(topic, partition, {cid: records.encode(record, head) for cid, record in touched.items()})
+
+    def _decode(self, batch: list[Message], out: list[Row]) -> Iterable[_Scope]:
+        """Find out what each message is, and sort them by partition."""
+        scopes: dict[tuple[str, int], _Scope] = {}
+        kinds = self._kinds
         for message in batch:
             topic, partition, value = message.topic(), message.partition(), message.value()
+            scope = scopes.get((topic, partition))
+            if scope is None:
+                scope = scopes[topic, partition] = _Scope(self._entities[topic], topic, partition)
             item: Receipts | Entry | int
             try:
-                kind = codec.kind(value)
-                if kind == "Change":
-                    item = schema_id(value)
-                elif kind == "Receipts":
-                    if plain_system(value) in self._entities[topic].direct:
+                known = kinds.get(value[:5]) if value else None
+                if known is None:
+                    known = kinds[value[:5]] = self._codec.kind(value), schema_id(value)
+                kind, item = known
+                if kind == "Receipts":
+                    if plain_system(value) in scope.entity.direct:
                         continue  # all landed as they were written, where that is what merge took for granted
                     item = Receipts.decode(value)
                 elif kind == "Entry":
                     item = Entry.decode(value)
-                else:
+                elif kind != "Change":
                     raise Reject(f"a {kind} does not belong into a journal", kind="unexpected_envelope")
             except (Reject, IndexError, ValueError) as error:
                 kind = error.kind if isinstance(error, Reject) else "bad_avro"
-                name = self._entities[topic].name
-                out.append(dead_letter(self._topics, message, "merge", "hub", name, kind, str(error)))
-                self._counts["dead_letters", "hub", name] += 1
+                out.append(self._dead(message, scope.entity.name, kind, str(error)))
                 continue
-            scope = wanted[topic, partition]
+            scope.items.append((message, item))
+        return scopes.values()
+
+    def _dead(self, message: Message, entity: str, kind: str, text: str) -> Row:
+        self._counts["dead_letters", "hub", entity] += 1
+        return dead_letter(self._topics, message, "merge", "hub", entity, kind, text)
+
+    def _load(self, scope: _Scope, state: Overlay) -> Mapping[bytes, bytes | None]:
+        """Fetch the state of all records of a scope that are not at hand, at once."""
+        fresh, stale = scope.entity.fresh, scope.entity.stale
+        wanted: dict[bytes, None] = {}
+        for message, item in scope.items:
             if isinstance(item, Receipts):
-                scope.update(r.canonical_id.encode() for r in item.items)
+                for receipt in item.items:
+                    wanted[receipt.canonical_id.encode()] = None
             else:
-                scope.add(message.key() or b"")
-            work.append((message, topic, partition, item))
-        for (topic, partition), cids in wanted.items():
-            missing = [c for c in cids if (topic, partition, c) not in self._records]
-            if missing:
-                state.load(topic, partition, missing)
-        return work
+                wanted[message.key() or b""] = None
+        missing = [cid for cid in wanted if cid not in fresh and cid not in stale]
+        return state.load(scope.topic, scope.partition, missing) if missing else {}
 
-    def _record(self, key: tuple[str, int, bytes], entity: _Entity, state: Overlay) -> Record:
-        record = self._records.get(key)
-        if record is not None:
-            if key not in self._touched:
-                self._records.move_to_end(key)
-                self._touched.add(key)
-            return record
-        topic, partition, cid = key
-        value = state.get(topic, partition, cid)
-        if value is None:
-            record = Record.new(len(entity.plan.fields))
-        else:
-            layout, record = records.decode(value)
-            if layout != entity.layout:
-                self._reorder(entity, record, state.get(topic, partition, LAYOUT_KEY + layout))
-        self._records[key] = record
-        self._touched.add(key)
+    def _record(self, scope: _Scope, cid: bytes, known: Mapping[bytes, bytes | None], state: Overlay) -> Record:
+        """Return a record that this batch meets for the first time."""
+        entity = scope.entity
+        record = entity.fresh.get(cid) or entity.stale.get(cid)
+        if record is None:
+            value = known.get(cid)
+            if value is None:
+                record = Record.new(len(entity.plan.fields))
+            else:
+                layout, record = records.decode(value)
+                if layout != entity.layout:
+                    order = state.get(scope.topic, scope.partition, LAYOUT_KEY + layout)
+                    if order is None:
+                        raise Reject("the state names a layout that is not in its changelog", kind="unknown_layout")
+                    records.reorder(record, json.loads(order), json.loads(entity.order))
+        scope.touched[cid] = entity.fresh[cid] = record
         return record
-
-    def _reorder(self, entity: _Entity, record: Record, order: bytes | None) -> None:
-        """Bring a record written under another configuration into this one's order, by name."""
-        if order is None:
-            raise Reject("the state names a layout that is not in its changelog", kind="unknown_layout")
-        records.reorder(record, json.loads(order), json.loads(entity.order))
 
     def _one(
         self,
         message: Message,
-        entity: _Entity,
+        scope: _Scope,
         record: Record,
         cid: str,
         item: Entry | int,
         state: Overlay,
         effects: Effects,
     ) -> None:
+        entity = scope.entity
         merge = entity.merge
         if isinstance(item, int):
             value = message.value()
@@ -245,7 +273,8 @@ class MergeStage:
                     )
                 )
                 return
-            entity.limits.check(message.topic(), message.partition(), change, state)
+            if change.actor is not None:
+                entity.limits.check(scope.topic, scope.partition, change, state)
             merge.on_change(
                 record, cid, place, change, entity.readers.get(entity.plan.systems[change.system], item), item, effects
             )
@@ -279,43 +308,33 @@ class MergeStage:
 
     # ------------------------------------------------------------------------------------------------ effects → Kafka
 
-    def _take(
-        self,
-        key: tuple[str, int, bytes],
-        entity: _Entity,
-        record: Record,
-        effects: Effects,
-        golden: dict[tuple[str, int, bytes], None],
-        out: list[Row],
-    ) -> None:
-        _, partition, cid = key
+    def _take(self, scope: _Scope, cid: bytes, record: Record, effects: Effects, out: list[Row]) -> None:
+        entity = scope.entity
         if effects.golden_changed:
-            golden[key] = None
+            scope.golden[cid] = None
         if effects.identify:  # before the asks for creates: a place must be left before it can be entered again
             out += [(entity.identity, None, self._entry_header + e.encode(), 0, None) for e in effects.identify]
         for send in effects.sends:
-            value = self._write(entity, cid, record, send)
-            place = send.place
-            system = place.partition("/")[0]
+            spelling = entity.spellings[send.place]
+            value = self._write(entity, spelling, cid, record, send)
             if send.ask:
-                tenant = place.partition("/")[2]
                 ask = Entry(
-                    "create", cid.decode(), system, tenant, partition=partition, keys=record.keys, payload=value
-                )
+                    "create", cid.decode(), spelling.system, spelling.tenant,
+                    partition=scope.partition, keys=record.keys, payload=value,
+                )  # fmt: skip
                 out.append((entity.identity, None, self._entry_header + ask.encode(), 0, None))
             else:
-                out.append((entity.sync[system], cid, value, partition, self._traced(send, entity)))
-            self._counts["writes", place, entity.name] += 1
+                headers = self._traced(send, entity) if self._context.tracing.sampled(send.cause.event_id) else None
+                out.append((entity.sync[spelling.system], cid, value, scope.partition, headers))
+            self._counts["writes", send.place, entity.name] += 1
         for name, place in effects.counts:
             self._counts[name, place, entity.name] += 1
         if effects.clashes or effects.notices or effects.timers:
             self._rarely(entity, cid, effects, out)
         effects.clear()
 
-    def _write(self, entity: _Entity, cid: bytes, record: Record, send: Send) -> bytes:
-        system = send.place.partition("/")[0]
-        cause = send.cause
-        flight = send.flight
+    def _write(self, entity: _Entity, spelling: _Spelling, cid: bytes, record: Record, send: Send) -> bytes:
+        cause, flight, bases = send.cause, send.flight, send.bases
         parts = [
             self._write_header,
             encode_write_head(
@@ -328,35 +347,33 @@ class MergeStage:
                 cause.event_id,
                 cause.actor,
                 self._spelt(cause.rule),
-                entity.names[send.place],
+                spelling.names,
             ),
         ]
         if flight.columns:
-            names, tags, bases = entity.columns[system], entity.tags[system], send.bases
-            reader = None
-            if bases and (copy := record.copies.get(send.place)) is not None:
-                reader = entity.readers.get(entity.plan.systems[system], copy.schema_id)
+            names, tags = spelling.columns, spelling.tags
             parts.append(encode_long(len(flight.columns)))
-            for c, raw in flight.columns.items():
-                parts.append(names[c])
-                parts.append(tags[c] + raw[1:] if raw[0] else NULL)
-                base = bases.get(c, NULL)
-                kind = reader.types[c] if reader is not None else None
-                # What stands there is spelt as capture types it, or as we wrote it if nobody has captured it since.
-                if not base[0]:
-                    parts.append(NULL)
-                elif kind is not None and fits(kind, base):
-                    parts.append(VALUE_TAGS[kind] + base[1:])
-                else:
-                    parts.append(tags[c] + base[1:])
+            if bases:
+                copy = record.copies.get(send.place)
+                types = None if copy is None else entity.readers.get(spelling.plan, copy.schema_id).types
+                for c, raw in flight.columns.items():
+                    tag = tags[c]
+                    base = bases.get(c, NULL)
+                    parts += (
+                        names[c],
+                        raw if tag is None or not raw[0] else tag + raw[1:],
+                        _base(base, types[c] if types is not None else None, tag) if base[0] else NULL,
+                    )
+            else:
+                for c, raw in flight.columns.items():
+                    tag = tags[c]
+                    parts += (names[c], raw if tag is None or not raw[0] else tag + raw[1:], NULL)
         parts.append(b"\x00")
         return b"".join(parts)
 
-    def _traced(self, send: Send, entity: _Entity) -> Headers | None:
+    def _traced(self, send: Send, entity: _Entity) -> Headers:
         """Record the merge of a traced change as a span, and return the headers that carry its context on."""
         tracing, event = self._context.tracing, send.cause.event_id
-        if not tracing.bound or not tracing.sampled(event):
-            return None
         now = time.time_ns() // 1000
         name = self._topics.journal(entity.name)
         facts: dict[str, str | int] = {
@@ -421,6 +438,13 @@ class MergeStage:
             "hint": hint,
             "at": 0,
         }
+
+
+def _base(base: bytes, kind: FieldType | None, tag: bytes | None) -> bytes:
+    """Spell what stands there as a generic value: as capture types it, or as we write it if nobody has captured it since."""
+    if kind is not None and (spelt := VALUE_TAGS[kind]) != (tag or b"\x02") and fits(kind, base):
+        return spelt + base[1:]
+    return base if tag is None else tag + base[1:]
 
 
 def _json(value: object) -> str:

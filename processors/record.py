@@ -154,9 +154,9 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
 
 
-def encode(record: Record, layout: bytes) -> bytes:
-    """Return the Avro body of a record's state; the same record gives the same bytes."""
-    return layout + encode_bytes(_encoder.encode(record))
+def encode(record: Record, head: bytes) -> bytes:
+    """Return ``head`` (a wire header and the layout) and the rest of a record's state; the same record gives the same bytes."""
+    return head + encode_bytes(_encoder.encode(record))
 
 
 def decode(data: bytes, at: int = 5) -> tuple[bytes, Record]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from confluent_kafka import Message
@@ -29,8 +29,8 @@ class Overlay(Protocol):
     `processors.store`.
     """
 
-    def load(self, topic: str, partition: int, keys: Iterable[bytes]) -> None:
-        """Fetch many keys at once, so that `get` finds them in memory."""
+    def load(self, topic: str, partition: int, keys: Iterable[bytes]) -> Mapping[bytes, bytes | None]:
+        """Fetch many keys at once, so that `get` finds them in memory; return all that is in memory, to be read only."""
         ...
 
     def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
@@ -39,6 +39,10 @@ class Overlay(Protocol):
 
     def put(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
         """Set a value; None deletes. It reaches the store and the changelog only if the batch's transaction commits."""
+        ...
+
+    def update(self, topic: str, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
+        """Do `put` for many keys."""
         ...
 
     def scan(self, topic: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -184,8 +184,9 @@ def _options(buffer_bytes: int, cache_bytes: int) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_block_based_table_factory(table)
-    options.set_write_buffer_size(buffer_bytes // 3)
-    options.set_max_write_buffer_number(3)
+    options.set_write_buffer_size(buffer_bytes // 2)
+    options.set_max_write_buffer_number(2)
+    options.set_level_zero_file_num_compaction_trigger(8)  # states are overwritten all the time: merge them less often
     options.set_compression_type(DBCompressionType.none())  # values are small and read at random: unpacking costs more
     options.set_level_compaction_dynamic_level_bytes(True)
     options.set_max_background_jobs(2)
@@ -204,13 +205,14 @@ class Overlay:
         self._undo: list[tuple[Scope, bytes, Any]] | None = None
         self.changes: dict[Scope, Changes] = {}
 
-    def load(self, topic: str, partition: int, keys: Iterable[bytes]) -> None:
-        """Fetch what is not known yet of many keys, in one read of the store."""
+    def load(self, topic: str, partition: int, keys: Iterable[bytes]) -> Mapping[bytes, bytes | None]:
+        """Fetch what is not known yet of many keys, in one read of the store; return what is known."""
         scope = (topic, partition)
         known = self._known.setdefault(scope, {})
         missing = [key for key in dict.fromkeys(keys) if key not in known]
         if missing:
             known.update(zip(missing, self._store.get_many(scope, missing), strict=True))
+        return known
 
     def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
         """Return the value as this batch sees it."""
@@ -233,6 +235,16 @@ class Overlay:
         if self._undo is not None:
             self._undo.append((scope, key, changes.get(key, _ABSENT)))
         changes[key] = self._known[scope][key] = value
+
+    def update(self, topic: str, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
+        """Set many values for this batch; None deletes."""
+        if self._undo is not None:
+            for key, value in changes.items():
+                self.put(topic, partition, key, value)
+            return
+        scope = (topic, partition)
+        self.changes.setdefault(scope, {}).update(changes)
+        self._known.setdefault(scope, {}).update(changes)
 
     def scan(self, topic: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield keys with a prefix in order, store and batch merged, as they stand when iteration starts."""

@@ -45,6 +45,9 @@ class Transaction:
             transaction_timeout_ms=TIMEOUT_MS,
             message_timeout_ms=TIMEOUT_MS - 5_000,  # librdkafka asks for less than the transaction's
             linger_ms=1,
+            # A transaction that begins while the markers of the last one are being written is told to come again: after
+            # librdkafka's default of 100 ms, that was most of a lone event's time.
+            retry_backoff_ms=5,
             delivery_report_only_error=False,  # the engine asks for the offset of the last changelog record
         )
         self._open = False

@@ -20,6 +20,8 @@ from tidelock.deadletter import fingerprint
 from tidelock.errors import Fatal, Reject
 from tidelock.kafka import flush, translate
 
+_PUSH_S = 0.005
+
 Progress = Callable[[str, int, int | None], None]
 """Called with (entity, rows so far, estimated rows or None)."""
 
@@ -180,6 +182,10 @@ class Publisher:
         """Serve delivery reports. Raises Retry or Fatal if a message could not be delivered."""
         self.producer.poll(0)
         self._check()
+
+    def push(self) -> None:
+        """Send what is queued now rather than after the linger time; for a handful of changes with nothing behind them."""
+        self.producer.flush(_PUSH_S)
 
     def settled(self) -> bool:
         """Return whether Kafka has acknowledged everything so far, without waiting. Raises as `flush` does."""

@@ -30,6 +30,7 @@ from tidelock.context import Context
 from tidelock.errors import Fatal, TidelockError
 
 BATCH = 5000
+FEW = 200  # changes read at once, with nothing behind them: they are sent right away
 FEEDBACK_S = 10.0
 ACKNOWLEDGE_S = 0.2
 FORCE_S = 5.0  # under steady load Kafka's queue is never empty: then wait for it this often
@@ -109,6 +110,8 @@ class PostgresProducer:
             if stream.more or sender.wait(self._patience(wait_s)):
                 count = stream.drain(sender, BATCH)
                 stream.count()
+                if count < FEW and not stream.more:
+                    self._publisher.push()
             self._chores(sender, stream, busy=stream.more)
         except TidelockError:
             self._disconnect()

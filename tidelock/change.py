@@ -18,10 +18,12 @@ from tidelock.avro import (
     FieldType,
     decode_bytes,
     decode_long,
+    decode_moment,
+    decode_string,
     encode_bytes,
     encode_long,
     encode_string,
-    split_slices,
+    splitter,
 )
 
 OPS = ("create", "update", "delete", "snapshot")
@@ -228,16 +230,19 @@ class ChangeReader:
     def __init__(self, schema: dict[str, Any]) -> None:
         self.columns = schema_columns(schema)
         self.index = {c.name: i for i, c in enumerate(self.columns)}
-        self._kinds = tuple(c.type for c in self.columns)
+        self._split = splitter(tuple(c.type for c in self.columns))
         self.system: str = schema["tidelock.system"]
         self.entity: str = schema["tidelock.entity"]
-        self._tails: dict[bytes, tuple[str, str, str]] = {}
+        self._names = (
+            b""  # system, tenant and entity of the last change as they are spelt, which are those of nearly every one
+        )
+        self._named = ("", "", "")
 
     def read(self, value: bytes, *, before: bool = False) -> Change:
         """Return the change; ``before`` is cut only when asked for. Raises IndexError or ValueError on malformed bytes."""
         op = value[37] >> 1
-        source_time, at = decode_long(value, 38)
-        captured_at, at = decode_long(value, at)
+        source_time, at = decode_moment(value, 38)
+        captured_at, at = decode_moment(value, at)
         native_key, at = decode_bytes(value, at)
         origin = write_id = actor = None
         if value[at : at + 3] == b"\x00\x00\x00":
@@ -246,9 +251,16 @@ class ChangeReader:
             origin, at = _read_maybe(value, at)
             write_id, at = _read_maybe(value, at)
             actor, at = _read_maybe(value, at)
-        system, at = decode_bytes(value, at)
-        tenant, at = decode_bytes(value, at)
-        entity, at = decode_bytes(value, at)
+        if self._names and value.startswith(self._names, at):
+            at += len(self._names)
+            system, tenant, entity = self._named
+        else:
+            start = at
+            system, at = decode_string(value, at)
+            tenant, at = decode_string(value, at)
+            entity, at = decode_string(value, at)
+            if at <= len(value):  # else the bytes end here, and they must not be taken for the names
+                self._names, self._named = value[start:at], (system, tenant, entity)
         absent = _NOTHING
         if value[at] == 0:
             at += 1
@@ -257,13 +269,13 @@ class ChangeReader:
             absent = frozenset(texts)
         after = rows_before = None
         if value[at] == 2:
-            after, at = split_slices(self._kinds, value, at + 1)
+            after, at = self._split(value, at + 1)
         else:
             at += 1
         if at >= len(value):
             raise ValueError("the change ends before its before-image")
         if before and value[at] == 2:
-            rows_before, at = split_slices(self._kinds, value, at + 1)
+            rows_before, at = self._split(value, at + 1)
         return Change(
             value[5:21],
             value[21:37],
@@ -274,9 +286,9 @@ class ChangeReader:
             origin,
             write_id,
             actor,
-            system.decode(),
-            tenant.decode(),
-            entity.decode(),
+            system,
+            tenant,
+            entity,
             absent,
             self.columns,
             after,

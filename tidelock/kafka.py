@@ -43,6 +43,9 @@ _CONSUMER = {
 }
 
 
+_LARGE = 100  # messages: a batch after which waiting for more costs less than it saves
+
+
 @dataclass(frozen=True)
 class KafkaClients:
     """Make clients for one cluster; ``settings`` are librdkafka's own names and go into every client."""
@@ -182,7 +185,9 @@ class Batches:
         if not first:
             self._last = 0
             return []
-        out: list[Message] = first + self._consumer.consume(self._most - 1, self._linger_s if self._last > 20 else 0.0)
+        out: list[Message] = first + self._consumer.consume(
+            self._most - 1, self._linger_s if self._last > _LARGE else 0.0
+        )
         self._last = len(out)
         for message in out:
             error = message.error()

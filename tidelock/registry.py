@@ -83,6 +83,10 @@ def _refusal(answer: httpx.Response, url: str, subject: str) -> TidelockError:
     text = answer.text[:500]
     if answer.status_code == 404:
         return Reject(f"the schema registry at {url} knows nothing of {subject}", kind="unknown_schema")
+    if (
+        answer.status_code == 409 and "already exists" in text
+    ):  # two workers at the same moment; asked again, it is there
+        return Retry(f"the schema registry at {url} was just given {subject} by somebody else: {text}")
     if answer.status_code in (409, 422):
         return Fatal(
             f"the schema registry at {url} refuses the schema of {subject}: {text}",

@@ -215,7 +215,7 @@ class History:
         """Check links, convergence, edits, the number of writes, counters and replay."""
         w = self.world
         linked, golden = w.linked(), w.golden()
-        records = {key[2].decode(): rec for key, rec in w.merge._records.items()}
+        records = {cid.decode(): r for e in w.merge._entities.values() for cid, r in {**e.stale, **e.fresh}.items()}
         quarantined = self.quarantined()
         copies: set[tuple[str, str]] = set()
         for s in w.systems.values():

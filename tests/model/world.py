@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -90,8 +90,8 @@ class MemoryOverlay:
         self.kept: dict[tuple[str, int], dict[bytes, bytes]] = defaultdict(dict)
         self._new: dict[tuple[str, int], dict[bytes, bytes | None]] = defaultdict(dict)
 
-    def load(self, _topic: str, _partition: int, keys: Iterable[bytes]) -> None:
-        list(keys)
+    def load(self, topic: str, partition: int, keys: Iterable[bytes]) -> Mapping[bytes, bytes | None]:
+        return {key: self.get(topic, partition, key) for key in keys}
 
     def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
         new = self._new[topic, partition]
@@ -99,6 +99,9 @@ class MemoryOverlay:
 
     def put(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
         self._new[topic, partition][key] = value
+
+    def update(self, topic: str, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
+        self._new[topic, partition].update(changes)
 
     def scan(self, topic: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         merged: dict[bytes, bytes | None] = {**self.kept[topic, partition], **self._new[topic, partition]}

@@ -19,7 +19,7 @@ from tidelock.avro import (
     encode_slice,
     encode_string,
     from_value,
-    split_slices,
+    splitter,
     to_value,
 )
 from tidelock.change import ChangeReader, ChangeWriter, Column, change_schema
@@ -58,7 +58,7 @@ def test_slices_are_avro_and_come_back(typed: tuple[FieldType, Any]) -> None:
     if kind is not FieldType.UUID:  # fastavro returns UUID objects
         assert _read(["null", AVRO_TYPES[kind]], raw) == value
     assert decode_slice(kind, raw) == value
-    assert split_slices((kind, kind), raw + raw) == ([raw, raw], 2 * len(raw))
+    assert splitter((kind, kind))(raw + raw, 0) == ([raw, raw], 2 * len(raw))
     assert from_value(to_value(kind, raw), 0) == (raw, len(to_value(kind, raw)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -51,14 +51,17 @@ class State:
         self.stored: dict[bytes, bytes] = {}
         self.new: dict[bytes, bytes | None] = {}
 
-    def load(self, topic: str, partition: int, keys: Iterable[bytes]) -> None:
-        list(keys)
+    def load(self, topic: str, partition: int, keys: Iterable[bytes]) -> Mapping[bytes, bytes | None]:
+        return {key: self.get(topic, partition, key) for key in keys}
 
     def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
         return self.new[key] if key in self.new else self.stored.get(key)
 
     def put(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
         self.new[key] = value
+
+    def update(self, topic: str, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
+        self.new.update(changes)
 
     def scan(self, topic: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         merged = {**self.stored, **self.new}

@@ -431,3 +431,22 @@ def test_merge_while_the_losers_create_is_under_way_makes_no_double() -> None:
     s.settle()
     assert list(s.world.golden()) == [winner]
     assert len(s.rows("beta")) == 2
+
+
+# ------------------------------------------------------------------------------------------------ partitions that move
+
+
+def test_a_partition_that_comes_back_is_read_from_its_state_and_not_from_memory() -> None:
+    """Another worker has had the partition meanwhile; what the first one remembers of its records is old."""
+    s = Scene("alpha", "beta")
+    s.seed(city="one")
+    a, first = s.key("alpha"), s.world.merge
+    s.world.restart_merge()
+    s["alpha"].update(a, {"city": "two"})
+    s.run()
+    s.world.merge = first
+    first.forget()
+    s["alpha"].update(a, {"city": "three"})
+    s.run()
+    s.agree()
+    assert (s.golden["city"], s.golden["version"]) == ("three", 3)

@@ -124,7 +124,7 @@ class Office:
         plan["erp"].insert(0, _edit("contact", self._contact("erp", gone), "birthday", self._value("birthday")))
         plan["crm"].append(_delete("contact", self._contact("crm", gone)))
         brief = self._person()
-        plan["crm"].append(lambda desk: desk.delete("contact", desk.create_contact(brief)))
+        plan["crm"].append(_brief(brief))
 
     def _orders_and_stock(self, plan: dict[str, list[Action]], number: int) -> None:
         order = order_no(1000 + number)
@@ -215,6 +215,17 @@ def _edit(entity: str, key: str, name: str, value: Any) -> Action:
 
 def _create(p: records.Person) -> Action:
     return lambda desk: _ignore(desk.create_contact(p))
+
+
+def _brief(p: records.Person) -> Action:
+    """Enter a contact and think better of it."""
+
+    def act(desk: Desk) -> None:
+        key = desk.create_contact(p)
+        if key is not None:
+            desk.delete("contact", key)
+
+    return act
 
 
 def _delete(entity: str, key: str) -> Action:

@@ -177,11 +177,14 @@ class Desk:
         if row:
             self._diary.note(began, self.system, "inventory", row[0], "delta", sku, str(by))
 
-    def create_contact(self, p: Person) -> str:
-        """Enter a new contact; return its key."""
+    def create_contact(self, p: Person) -> str | None:
+        """Enter a new contact; return its key, or None if it has just arrived here from the other system."""
         row = records.crm_contact(self.rng, p) if self.system == "crm" else records.erp_person(self.rng, p)
         table, key = ("contacts", "id") if self.system == "crm" else ("persons", "person_id")
-        return self._create("contact", table, key, row, p.email)
+        try:
+            return self._create("contact", table, key, row, p.email)
+        except psycopg.errors.UniqueViolation:
+            return None
 
     def create_order(self, number: str, account: str, lines: int) -> str:
         """Enter an order with its lines in one transaction; return its key."""
