@@ -217,7 +217,8 @@ def _lag(config: Config, kafka: KafkaClients, topics: Topics) -> dict[str, int]:
             found = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, parts)])[group].result()
             for tp in found.topic_partitions:
                 low, high = consumer.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout=10)
-                out[tp.topic] = out.get(tp.topic, 0) + max(0, high - max(tp.offset, low))
+                # The last offset of what a transaction has written is its marker, which is no message.
+                out[tp.topic] = out.get(tp.topic, 0) + max(0, high - max(tp.offset, low) - 1)
     except KafkaException as error:
         raise translate(error, "reading offsets") from error
     finally:

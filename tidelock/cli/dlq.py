@@ -15,6 +15,7 @@ from tidelock.errors import Fatal, Reject
 from tidelock.kafka import flush
 from tidelock.topicread import read_all
 from tidelock.topology import all_topics
+from tidelock.tracing import moment
 
 app = typer.Typer(name="dlq", help="Dead letters: ls, show, retry.", no_args_is_help=True)
 
@@ -54,7 +55,7 @@ def ls(
     if every:
         rows = [
             {"letter": name_of(m), "kind": h.get("kind"), "record": h.get("canonical_id") or (m.key() or b"").decode(errors="replace"),
-             "message": h.get("message"), "last_failed": h.get("last_failed")}
+             "message": h.get("message"), "last_failed": _when(h, "last_failed")}
             for m, h in found
         ]  # fmt: skip
     else:
@@ -62,13 +63,18 @@ def ls(
         for m, h in found:
             groups[m.topic(), h.get("fingerprint") or h.get("kind", "?")].append((m, h))
         rows = [
-            {"topic": topic, "kind": g[-1][1].get("kind"), "letters": len(g), "first": g[0][1].get("first_failed"),
-             "last": g[-1][1].get("last_failed"), "example": name_of(g[-1][0]), "message": g[-1][1].get("message")}
+            {"topic": topic, "kind": g[-1][1].get("kind"), "letters": len(g), "first": _when(g[0][1], "first_failed"),
+             "last": _when(g[-1][1], "last_failed"), "example": name_of(g[-1][0]), "message": g[-1][1].get("message")}
             for (topic, _), g in sorted(groups.items())
         ]  # fmt: skip
     show(rows, as_json=json, title="dead letters", empty="no dead letters")
     if found and fail_if_any:
         raise typer.Exit(PROBLEMS)
+
+
+def _when(headers: dict[str, str], name: str) -> str | None:
+    text = headers.get(name, "")
+    return moment(int(text)) if text.isdigit() else None
 
 
 def _find(session: Session, letter: str) -> tuple[Message, dict[str, str]]:

@@ -56,14 +56,16 @@ def links(
 
 def conflicts(
     entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
-    record: Annotated[str | None, typer.Option(help="Only this canonical id.")] = None,
+    record: Annotated[str | None, typer.Option(help="Only this record: a canonical id, or system/native key.")] = None,
     parked: Annotated[bool, typer.Option("--parked", help="Only those that wait for a person.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     json: JsonOption = False,
 ) -> None:
-    """Show conflicts: base, both sides, the rule, and what came of it."""
+    """Show conflicts, the newest last: base, both sides, the rule, and what came of it."""
     session = Session(config)
-    rows = []
+    if record is not None:
+        entity, record = resolve_record(session, record)
+    rows: list[dict[str, Any]] = []
     decided = _decided(session) if parked else {}
     for message in read_all(session.kafka, [session.topics.ops("conflicts")]):
         value = session.codec.decode(message.value())
@@ -76,6 +78,7 @@ def conflicts(
         value["event_id"] = value["event_id"].hex()
         value["at"] = moment(value["at"])
         rows.append(value)
+    rows.sort(key=lambda row: str(row["at"]))
     show(rows, as_json=json, title="conflicts", empty="no conflicts")
 
 
