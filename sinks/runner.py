@@ -39,6 +39,7 @@ from tidelock.links import LinkView
 log = structlog.get_logger()
 
 GROUP = "tidelock.sinks"  # entry points: kind → callable(context, system) → Sink
+REMIND_S = 60.0  # while an outage lasts, it is told this often
 _SAMPLE = 20  # latencies taken of each batch
 
 
@@ -59,6 +60,7 @@ class SinkWorker:
         self._writer = Referencing(Bisecting(counted), context.config, system, self._view)
         self._retrying = Retrying()
         self._breaker = Breaker()
+        self._outage_told = float("-inf")
         self._planner = Planner(context, system, parents_first(context.config, system))
         self._group = f"{context.config.prefix}sink.{system}"
         self._producer: Producer = context.kafka.producer(context.name)
@@ -90,6 +92,7 @@ class SinkWorker:
         if messages and self._breaker.passed():
             log.info("the destination takes writes again", action="sink_recovered", system=self._system)
             self._reports.recovered()
+            self._outage_told = float("-inf")
         self._tick()
         return len(messages)
 
@@ -137,7 +140,11 @@ class SinkWorker:
         self._context.activity.count("retries", self._system, "", 1)
         if self._breaker.failures in (1, 5):
             log.warning(str(error), action="sink_waits", pause_s=round(pause_s, 2))
-        if self._breaker.failures == 5:
+        now = time.monotonic()
+        if (
+            self._breaker.failures >= 5 and now - self._outage_told > REMIND_S
+        ):  # again and again, so that it is known to last
+            self._outage_told = now
             self._reports.outage(error)
         self._intake.stop()
         self._memos.clear()

@@ -20,6 +20,7 @@ from tidelock.waiting import Wait, waits
 from tidelock.workers import roles
 
 WINDOW_S = 3600.0
+DOWN_S = 180.0  # an outage that has not been told again for so long is over, or its worker is
 SILENT_AFTER_S = 15.0  # workers say something about once a second
 
 
@@ -78,6 +79,7 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
     signals = _signals(kafka, topics)
     waiting = waits(signals, config)
     lag = _lag(config, kafka, topics)
+    down = _down(kafka, codec, topics, now)
     dead = _dead(config, kafka, topics)
     workers = [_worker(config, role, heard, now) for role in roles(config)]
     silent = {w["worker"] for w in workers if w["state"] != "ok"}
@@ -94,6 +96,7 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
                 dead,
                 silent,
                 waiting,
+                down,
             )
             for entity in system.entities
         ]
@@ -148,11 +151,14 @@ def _flow(
     dead: dict[tuple[str, str], int],
     silent: set[str],
     waiting: list[Wait],
+    down: dict[str, str],
 ) -> Flow:
     letters = dead.get((system, entity), 0)
     behind = lag.get(Topics(config.prefix).sync(system, entity))
     if f"sink.{system}" in silent or f"capture.{system}" in silent:
         state, what = "no signal", "look at the log of `tidelock run`; it says why a worker waits"
+    elif behind and system in down:
+        state, what = "waits", down[system]
     elif letters:
         state, what = "degraded", "tidelock dlq ls"
     elif stuck := next((w for w in waiting if (w.system, w.entity) == (system, entity) and w.stuck), None):
@@ -224,6 +230,16 @@ def _lag(config: Config, kafka: KafkaClients, topics: Topics) -> dict[str, int]:
     finally:
         consumer.close()
     return out
+
+
+def _down(kafka: KafkaClients, codec: Codec, topics: Topics, now: float) -> dict[str, str]:
+    """Return what to do about each destination that takes no writes now, by system: its sink says so once a minute."""
+    out: dict[str, str] = {}
+    for message in read_all(kafka, [topics.ops("alerts")], since_ms=int((now - DOWN_S) * 1000)):
+        alert = codec.decode(message.value())
+        if alert["kind"] == "destination_down":
+            out[alert["system"]] = "" if alert["severity"] == "info" else f"{alert['message']}: {alert['hint']}"
+    return {system: text for system, text in out.items() if text}
 
 
 def _dead(config: Config, kafka: KafkaClients, topics: Topics) -> dict[tuple[str, str], int]:
