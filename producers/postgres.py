@@ -7,6 +7,7 @@ that. What is published twice after a crash has the same position again, and mer
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -89,18 +90,28 @@ class PostgresProducer:
         self._xids: dict[int, int] = {}
         self._last_feedback = self._last_ack = self._last_beat = self._last_signals = 0.0
 
-    def setup(self, *, recreate_slot: bool = False) -> None:
-        """Check server, tables, publication and slot, make what is missing, register schemas, start or resume seeds.
+    def recreate_slot(self) -> None:
+        """Make a lost slot anew and leave word that every table is to be read again: the next capture does that.
 
-        ``recreate_slot`` is the way out of a lost slot: a new one is made and every table is read again.
+        The word stands in Kafka before the slot does, so that nobody goes on from the new slot without it.
         """
         self._signals.load()
         self._recorded = self._signals.last.get(self._record_key)
-        self._on_side(lambda db: self._prepare(db, recreate_slot=recreate_slot))
+        for entity in self._tables.by_entity:
+            request = {"kind": "seed", "system": self._system, "entity": entity, "id": secrets.token_hex(16)}
+            self._publisher.signal(f"request/seed/{self._system}/{entity}", request)
+        self._publisher.flush()
+        self._on_side(lambda db: self._prepare(db, recreate_slot=True))
+
+    def setup(self) -> None:
+        """Check server, tables, publication and slot, make what is missing, register schemas, start or resume seeds."""
+        self._signals.load()
+        self._recorded = self._signals.last.get(self._record_key)
+        self._on_side(lambda db: self._prepare(db, recreate_slot=False))
         for entity, table in self._tables.by_entity.items():
             cursor = self._signals.last.get(f"seed/{self._system}/{entity}")
             on_start = bool(self._options.get("seed_on_start", True))
-            if recreate_slot or self._marks.starting(entity, cursor, on_start=on_start):
+            if self._marks.starting(entity, cursor, on_start=on_start):
                 self._seeds.start(table, self._spec.entities[entity], None, None, None)
             elif cursor is not None and cursor.get("state") == "running":
                 where = cursor.get("where")
@@ -375,7 +386,6 @@ class PostgresProducer:
         """Take a request to seed: ``{"kind": "seed", "system": …, "entity": … or null, "where": …, "id": …}``."""
         if request.get("kind") != "seed" or request.get("system") != self._system:
             return
-        self._publisher.signal(key, None)
         wanted = [request["entity"]] if request.get("entity") else list(self._tables.by_entity)
         for entity in wanted:
             table = self._tables.by_entity.get(entity)
@@ -383,3 +393,5 @@ class PostgresProducer:
             if table is None or (request.get("id") and progress.get("id") == request["id"]):
                 continue
             self._seeds.start(table, self._spec.entities[entity], request.get("id"), request.get("where"), None)
+            self._publisher.signal(*self._seeds.begun(entity))
+        self._publisher.signal(key, None)  # last: a request is gone only when its seed stands on record

@@ -88,6 +88,11 @@ class Seeds:
         self._safe[table.entity] = cursor or {}
         self._read(job)
 
+    def begun(self, entity: str) -> tuple[str, Signal]:
+        """Return the key and the record of a seed that was just started: it tells of nothing read, so it may be written at once."""
+        key = f"seed/{self._system}/{entity}"
+        return key, self._records[key]
+
     def restart(self) -> None:
         """Go back with every running seed to where its rows are safe: the stream is read again, and what was sent may be lost."""
         for entity, job in (self._ended | self.jobs).items():

@@ -106,7 +106,7 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
     elif silent:
         summary = f"{len(silent)} of {len(workers)} workers are silent: {', '.join(sorted(silent))}"
     elif late:
-        summary = f"{len(flows) - len(late)} of {len(flows)} flows are ok; {', '.join(f'{f.system} {f.entity} is {f.state}' for f in late)}"
+        summary = f"{len(flows) - len(late)} of {len(flows)} flows are ok; {', '.join(f'{f.system} {f.entity}: {f.state}' for f in late)}"
     else:
         summary = f"all {len(flows)} flows are ok"
     hub = sum(n for (system, _), n in dead.items() if system == "hub")

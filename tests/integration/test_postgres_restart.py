@@ -132,9 +132,16 @@ def test_s12_a_lost_slot_is_reported_and_never_silently_made_anew(world: Callabl
     w.db.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
     with pytest.raises(Fatal, match="recreated or read by somebody else"):
         w.producer(topic.context).setup()
-    w.options["seed_on_start"] = True
+    asked = w.producer(topic.context)  # what `tidelock seed --recreate-slot` does, in a process of its own
+    asked.recreate_slot()
+    asked.close()
     mended = w.producer(topic.context)
-    mended.setup(recreate_slot=True)
+    mended.setup()
+    assert mended._seeds.jobs
+    mended.step(0.0)
+    crash(mended)  # the word must outlive whoever has taken it
+    mended = w.producer(topic.context)
+    mended.setup()
     step_until(mended, lambda: not mended._seeds.jobs)
     mended.settle()
     assert set(fold(topic)) == {"1", "2"}

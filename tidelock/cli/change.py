@@ -73,10 +73,10 @@ def _recreate_slot(session: Session, system: str) -> None:
     (point,) = entry_points(group="tidelock.producers", name="replication")
     producer = point.load()(session.context, system)
     try:
-        producer.setup(recreate_slot=True)
+        producer.recreate_slot()
     finally:
         producer.close()
-    err.print(f"the slot of {system} is there again; capture.{system} reads every table anew and goes on from there")
+    err.print(f"the slot of {system} is there again; `tidelock run` reads every table anew and goes on from there")
 
 
 def release(
