@@ -23,15 +23,16 @@ from processors.golden import GoldenWriter, hub_schema
 from processors.guards import ActorLimits
 from processors.handback import HandBack
 from processors.merge import Merge
-from processors.plan import EntityPlan, RowReader, SystemPlan
+from processors.plan import EntityPlan, RowReader
 from processors.record import Record
+from processors.spelling import Spelling
 from processors.stage import Headers, Output, Overlay, Row
-from tidelock.avro import NULL, VALUE_TAGS, FieldType, decode_slice, encode_long, encode_string, fits
+from tidelock.avro import decode_slice
 from tidelock.change import Change, ChangeReader, schema_columns, wire_header
 from tidelock.codec import Codec, schema_id
 from tidelock.context import Context
 from tidelock.deadletter import dead_letter
-from tidelock.envelopes import Entry, Receipts, encode_write_head, plain_system
+from tidelock.envelopes import Entry, Receipts, plain_system
 from tidelock.errors import Reject
 
 LAYOUT_KEY = b"!layout/"
@@ -53,7 +54,8 @@ class _Entity:
         self.limits = ActorLimits(plan, context.config.partitions)
         self.direct = frozenset(s.system for s in plan.systems.values() if s.direct)
         self.golden = GoldenWriter(plan, wire_header(codec.registry.register(f"{self.hub}-value", hub_schema(plan))))
-        self.spellings = {f"{s.system}/{s.tenant}": _Spelling(s) for s in plan.systems.values()}
+        header = codec.header("write")
+        self.spellings = {f"{s.system}/{s.tenant}": Spelling(s, self.readers, header) for s in plan.systems.values()}
         self.fresh: dict[bytes, Record] = {}  # decoded records by canonical id, in two generations
         self.stale: dict[bytes, Record] = {}
         order = {
@@ -66,18 +68,6 @@ class _Entity:
     def forget(self) -> None:
         """Drop every decoded record."""
         self.fresh, self.stale = {}, {}
-
-
-class _Spelling:
-    """How writes to one place are spelt."""
-
-    def __init__(self, system: SystemPlan) -> None:
-        self.system, self.tenant = system.system, system.tenant
-        self.plan = system
-        self.names = encode_string(system.system) + encode_string(system.tenant) + encode_string(system.entity)
-        self.columns = [encode_string(c) for c in system.columns]
-        # None: the branch of texts, for a nullable text as a slice and as a generic value is the same bytes
-        self.tags = [None if VALUE_TAGS[k] == b"\x02" else VALUE_TAGS[k] for k in system.write_types]
 
 
 @dataclass(slots=True)
@@ -110,9 +100,7 @@ class MergeStage:
         self.inputs = tuple(self._entities)
         self._changelogs = {self._topics.journal(e): self._topics.state("merge", e) for e in plans}
         self._entry_header = self._codec.header("entry")
-        self._write_header = self._codec.header("write")
         self._state_header = self._codec.header("state")
-        self._sources: dict[str, bytes] = {}
         self._kinds: dict[bytes, tuple[str, int]] = {}  # wire header → kind of envelope, schema id
         self._layouts_put: set[tuple[str, int]] = set()
         self._counts: dict[tuple[str, str, str], int] = defaultdict(int)
@@ -317,7 +305,7 @@ class MergeStage:
             out += [(entity.identity, None, self._entry_header + e.encode(), 0, None) for e in effects.identify]
         for send in effects.sends:
             spelling = entity.spellings[send.place]
-            value = self._write(entity, spelling, cid, record, send)
+            value = spelling.write(cid, record, send)
             if send.ask:
                 ask = Entry(
                     "create", cid.decode(), spelling.system, spelling.tenant,
@@ -334,44 +322,6 @@ class MergeStage:
             self._rarely(entity, cid, effects, out)
         effects.clear()
 
-    def _write(self, entity: _Entity, spelling: _Spelling, cid: bytes, record: Record, send: Send) -> bytes:
-        cause, flight, bases = send.cause, send.flight, send.bases
-        parts = [
-            self._write_header,
-            encode_write_head(
-                cid,
-                flight.version,
-                flight.op,
-                send.native_key,
-                self._spelt(cause.system),
-                cause.time,
-                cause.event_id,
-                cause.actor,
-                self._spelt(cause.rule),
-                spelling.names,
-            ),
-        ]
-        if flight.columns:
-            names, tags = spelling.columns, spelling.tags
-            parts.append(encode_long(len(flight.columns)))
-            if bases:
-                copy = record.copies.get(send.place)
-                types = None if copy is None else entity.readers.get(spelling.plan, copy.schema_id).types
-                for c, raw in flight.columns.items():
-                    tag = tags[c]
-                    base = bases.get(c, NULL)
-                    parts += (
-                        names[c],
-                        raw if tag is None or not raw[0] else tag + raw[1:],
-                        _base(base, types[c] if types is not None else None, tag) if base[0] else NULL,
-                    )
-            else:
-                for c, raw in flight.columns.items():
-                    tag = tags[c]
-                    parts += (names[c], raw if tag is None or not raw[0] else tag + raw[1:], NULL)
-        parts.append(b"\x00")
-        return b"".join(parts)
-
     def _traced(self, send: Send, entity: _Entity) -> Headers:
         """Record the merge of a traced change as a span, and return the headers that carry its context on."""
         tracing, event = self._context.tracing, send.cause.event_id
@@ -383,12 +333,6 @@ class MergeStage:
             "tidelock.to": send.place,
         }
         return tracing.step(event, f"process {name}", SpanKind.CONSUMER, now, now, None, facts)
-
-    def _spelt(self, text: str) -> bytes:
-        known = self._sources.get(text)
-        if known is None:
-            known = self._sources[text] = encode_string(text)
-        return known
 
     def _rarely(self, entity: _Entity, cid: bytes, effects: Effects, out: list[Row]) -> None:
         plan, codec, topics = entity.plan, self._codec, self._topics
@@ -439,13 +383,6 @@ class MergeStage:
             "hint": hint,
             "at": 0,
         }
-
-
-def _base(base: bytes, kind: FieldType | None, tag: bytes | None) -> bytes:
-    """Spell what stands there as a generic value: as capture types it, or as we write it if nobody has captured it since."""
-    if kind is not None and (spelt := VALUE_TAGS[kind]) != (tag or b"\x02") and fits(kind, base):
-        return spelt + base[1:]
-    return base if tag is None else tag + base[1:]
 
 
 def _json(value: object) -> str:
