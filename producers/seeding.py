@@ -146,13 +146,13 @@ class Seeding:
     def _take(self, key: str, request: Signal) -> None:
         if request.get("kind") != "seed" or request.get("system") != self._system:
             return
-        self._publisher.signal(key, None)
         self.last.pop(key, None)
         number = request.get("id")
         for entity in [request["entity"]] if request.get("entity") else self._entities:
             known = self.last.get(self._key(entity), {})
             if entity in self._entities and not (number and known.get("id") == number):
                 self.start(entity, request.get("where"), number)
+        self._publisher.signal(key, None)  # last: a request is gone only when its seed stands on record
 
     def _fail(self, seed: Seed, error: TidelockError) -> None:
         seed.pages = None
