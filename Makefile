@@ -28,7 +28,11 @@ $(VENV)/.ready: $(UV) pyproject.toml uv.lock
 	@$(UV) sync --locked --all-extras --python $(PYTHON) --quiet
 	@touch $@
 
-check: setup  ## format, lint, types, import arrows, module sizes, docs
+$(VENV)/.clients: $(VENV)/.ready
+	@$(UV) sync --locked --all-extras --group clients --python $(PYTHON) --quiet
+	@touch $@
+
+check: setup $(VENV)/.clients  ## format, lint, types, import arrows, module sizes, docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

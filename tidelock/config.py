@@ -172,6 +172,21 @@ class TableSpec(Model):
     )
 
 
+class TenantSpec(Model):
+    """One organisation, portal or database of a system: what is different there from what the system says."""
+
+    enabled: bool = True
+    url: str | None = Field(None, description="where this tenant's API answers; the system's `url` unless given")
+    credentials: dict[str, SecretStr] = Field(
+        default_factory=dict, description="instead of the system's `credentials`, name by name"
+    )
+    when: str | None = Field(
+        None,
+        description="only records for which this condition holds are written to this tenant, on top of the flow's own",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="instead of the system's `options`, name by name")
+
+
 class SystemSpec(Model):
     """One system of record."""
 
@@ -180,7 +195,14 @@ class SystemSpec(Model):
         "replication", description="how changes are noticed: replication, outbox, polling, rowhash, or none"
     )
     dsn: SecretStr | None = None
+    url: str | None = Field(None, description="where the system's API answers")
+    credentials: dict[str, SecretStr] = Field(
+        default_factory=dict, description="what the connector signs in with; each connector's page lists the names"
+    )
     tenant: Name = "default"
+    tenants: dict[Name, TenantSpec] = Field(
+        default_factory=dict, description="the tenants of a system that has several; none: there is one, named `tenant`"
+    )
     enabled: bool = True
     publication: str | None = None
     slot: str | None = None
@@ -243,6 +265,14 @@ class TracingSpec(Model):
     ratio: float = Field(0.01, ge=0, le=1)
 
 
+class CentralSpec(Model):
+    """The database of the installation itself: tenants added at run time, tokens, shared limits."""
+
+    dsn: SecretStr | None = Field(
+        None, description="PostgreSQL; without it the embedded one is used, if a system needs it at all"
+    )
+
+
 class Config(Model):
     """One installation."""
 
@@ -255,6 +285,7 @@ class Config(Model):
     kafka: KafkaSpec = KafkaSpec()
     registry: RegistrySpec = RegistrySpec()
     tracing: TracingSpec = TracingSpec()
+    central: CentralSpec = CentralSpec()
     systems: dict[Name, SystemSpec] = Field(min_length=1)
     entities: dict[Name, EntitySpec] = Field(min_length=1)
     flows: tuple[FlowSpec, ...] = Field(min_length=1)
