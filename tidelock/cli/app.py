@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tidelock import __version__
-from tidelock.cli import change, decide, demo, dlq, look, outbox, replay, run, setup, status
+from tidelock.cli import change, decide, demo, dlq, look, outbox, replay, run, setup, simulate, status
 
 app = typer.Typer(
     name="tidelock",
@@ -45,6 +45,7 @@ app.command()(change.release)
 app.command()(look.links)
 app.command()(look.trace)
 app.command()(demo.demo)
+app.command()(simulate.simulate)
 conflicts = typer.Typer(name="conflicts", help="Conflicts: ls, resolve.", no_args_is_help=True)
 conflicts.command("ls")(look.conflicts)
 conflicts.command("resolve")(change.resolve)

@@ -1,0 +1,1 @@
+"""Tests of the simulators: what every one of them does, and clients written by others against each."""
