@@ -113,9 +113,18 @@ class Tenants:
             raise self._nobody(system, name)
         return self._merge(system, name, known)
 
-    def refused(self, tenant: Tenant) -> bytes:
-        """Return the fingerprint of a tenant's credentials."""
-        return self.vault.fingerprint(_dumped(tenant.credentials))
+    def fingerprint(self, credentials: Mapping[str, str]) -> bytes:
+        """Return what tells these credentials from others, and nothing of them."""
+        return self.vault.fingerprint(_dumped(credentials))
+
+    def matches(self, credentials: Mapping[str, str], fingerprint: bytes | None) -> bool:
+        """Return whether a fingerprint is that of these credentials."""
+        return self.vault.matches(_dumped(credentials), fingerprint)
+
+    def forget(self, system: str) -> None:
+        """Look again at the next question, however fresh the last answer is."""
+        with self._lock:
+            self._cache.pop(system, None)
 
     def version(self) -> int:
         """Return a number that grows with every change that a running installation must notice."""
@@ -149,7 +158,7 @@ class Tenants:
         secrets = {**spec.credentials, **own.credentials}
         credentials = {k: v.get_secret_value() for k, v in secrets.items()} | dict(row.credentials)
         state, reason, since = row.state, row.reason, row.since
-        if state == "revoked" and not self.vault.matches(_dumped(credentials), row.refused):
+        if state == "revoked" and not self.matches(credentials, row.refused):
             state, reason = "on", None  # it has other credentials now
         off = self._off(system, name)
         if off is not None:
@@ -295,17 +304,22 @@ class Tenants:
         with self._changing(system) as db:
             self._set(db, system, name, "off", reason)
 
-    def revoke(self, system: str, name: str, reason: str) -> None:
-        """Note that a tenant's credentials are no longer good. It stays so until it has others, or is enabled. Raises Fatal."""
+    def revoke(self, system: str, name: str, reason: str, *, credentials: Mapping[str, str] | None = None) -> None:
+        """Note that a tenant's credentials are no longer good. It stays so until it has others, or is enabled. Raises Fatal.
+
+        ``credentials`` are those that were refused, where a person may have stored others meanwhile; nothing happens to these.
+        """
         if self.central is None:
             return
         with self._connection() as db, db.transaction():
-            self.revoked(db, self.fresh(db, system, name), reason)
-        self._forget(system)
+            tenant = self.fresh(db, system, name)
+            if credentials is None or credentials == tenant.credentials:
+                self.revoked(db, tenant, reason)
+        self.forget(system)
 
     def revoked(self, db: Connection, tenant: Tenant, reason: str) -> None:
         """Do what `revoke` does, in a transaction of the caller's; the tenant holds the credentials that were refused."""
-        self._set(db, tenant.system, tenant.name, "revoked", reason, self.refused(tenant))
+        self._set(db, tenant.system, tenant.name, "revoked", reason, self.fingerprint(tenant.credentials))
         db.execute(
             b"update tidelock.token set sealed = null, retry_at = null, trouble = null where system = %s and name = %s",
             tenant.key,
@@ -377,11 +391,7 @@ class Tenants:
         with self._connection() as db, db.transaction():
             yield db
             db.execute(b"update tidelock.tenants_version set version = version + 1")
-        self._forget(system)
-
-    def _forget(self, system: str) -> None:
-        with self._lock:
-            self._cache.pop(system, None)
+        self.forget(system)
 
 
 def with_tenants(config: Config, central: Central | None) -> Config:
