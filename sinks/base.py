@@ -8,14 +8,10 @@ from typing import Protocol, runtime_checkable
 
 from tidelock.context import Context
 from tidelock.envelopes import Receipt, Write
-from tidelock.errors import Retry
+from tidelock.errors import Lost as Lost  # part of a sink's contract, so it can be had from here, too
 
 Outcome = Receipt
 Scope = tuple[str, int]  # topic, partition
-
-
-class Lost(Retry):
-    """The connection broke or another worker took over: what was under way may have happened or not. Never retried in place."""
 
 
 class Sink(Protocol):

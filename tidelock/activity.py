@@ -21,7 +21,7 @@ class Activity:
     """Count what happens by name, system and entity, and publish the differences.
 
     Names in use: captured, routed, unknown, linked, read, duplicates, echoes, edits, conflicts, parked, flagged, writes, written,
-    refused, rejected, stale, dead_letters, retries.
+    refused, rejected, stale, dead_letters, retries, api_calls (every request to an API, also those that failed).
     """
 
     def __init__(self, worker: str, role: str, every_s: float = 1.0) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tidelock.activity import Activity
 from tidelock.codec import Codec
@@ -12,6 +14,9 @@ from tidelock.config import Config
 from tidelock.kafka import KafkaClients
 from tidelock.topics import Topics
 from tidelock.tracing import Tracing
+
+if TYPE_CHECKING:
+    from tidelock.apis.access import Access
 
 
 @dataclass
@@ -42,3 +47,16 @@ class Context:
     def data(self) -> Path:
         """Return the folder of this worker's local state; it may be lost at any time."""
         return self.config.data / "state" / f"{self.role}-{self.slot}"
+
+    @cached_property
+    def access(self) -> Access:
+        """Return what reaches the tenants of systems behind APIs; made at the first use, closed by `close_access`."""
+        from tidelock.apis.access import Access  # late: most workers reach no API
+
+        return Access.of(self)
+
+    def close_access(self) -> None:
+        """Close what `access` has opened, if anything; it may be used again."""
+        made: Access | None = vars(self).pop("access", None)
+        if made is not None:
+            made.close()

@@ -2,6 +2,8 @@
 
     TidelockError
     ├── Retry    the world may be different in a moment: wait, keep the offset, try again
+    │   ├── Lost     what was asked for may have happened or not: never repeated in place
+    │   └── Revoked  a tenant's credentials are no longer good: this tenant waits for a person, the others go on
     ├── Reject   this record (or field) is bad: dead-letter or park it, go on with the others
     └── Fatal    the task or the destination is bad: stop, keep the offset, never dead-letter
 
@@ -29,6 +31,14 @@ class Retry(TidelockError):
     def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class Lost(Retry):
+    """The connection broke or another worker took over: what was under way may have happened or not. Never retried in place."""
+
+
+class Revoked(Retry):
+    """A tenant's credentials are no longer good; only a person can mend it, and every other tenant goes on."""
 
 
 class Reject(TidelockError):

@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from multiprocessing.context import ForkServerProcess
@@ -22,12 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic import BaseModel, SecretStr
 
+from tidelock import central
 from tidelock import log as logs
+from tidelock.central import Central
 from tidelock.config import Config
+from tidelock.tenantwatch import TenantWatch
 from tidelock.workers import GROUP, make_context, roles, run
 
 RESTART_PAUSE_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+PATIENCE_S = 15.0  # a worker that was asked to end is given so long
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 FORGIVEN_AFTER_S = 60.0  # a worker that has run so long starts its next pause from the beginning
 
@@ -40,10 +46,14 @@ class _Child:
     started: float
     failures: int = 0
     restart_at: float | None = None
+    kill_at: float | None = None  # it has been asked to end, because it is to start with another configuration
 
 
 class Supervisor:
-    """Start, watch, restart and stop workers. ``status_file`` tells other processes who runs where."""
+    """Start, watch, restart and stop workers. ``status_file`` tells other processes who runs where.
+
+    Tenants that are added or removed meanwhile make those workers start anew that know the tenants of a system: its own, and the hub's.
+    """
 
     def __init__(
         self,
@@ -54,10 +64,11 @@ class Supervisor:
         only: list[str] | None = None,
         slots: dict[str, int] | None = None,
     ) -> None:
-        self._config = config
-        self._args = (config.model_dump_json(by_alias=True), _secrets(config), bootstrap, registry)
-        self._roles = only or roles(config)
+        self._bootstrap, self._registry = bootstrap, registry
+        self._only = only
         self._slots = slots or {}
+        self._tenants = TenantWatch(config, Central(config)) if central.needed(config) else None
+        self._adopt(self._tenants.config if self._tenants is not None else config)
         self._children: list[_Child] = []
         self._stop = threading.Event()
         self._spawn = multiprocessing.get_context("forkserver")
@@ -66,10 +77,40 @@ class Supervisor:
 
     def start(self) -> None:
         """Start all workers."""
-        for role in self._roles:
+        self._start(self._roles)
+        if self._tenants is not None:
+            self._tenants.start()
+
+    def _start(self, wanted: Iterable[str]) -> None:
+        there = {(c.role, c.slot) for c in self._children}  # one that is just ending is started again by `watch`
+        for role in wanted:
             for slot in range(self._slots.get(role, 1)):
-                self._children.append(_Child(role, slot, self._fork(role, slot), time.monotonic()))
+                if (role, slot) not in there:
+                    self._children.append(_Child(role, slot, self._fork(role, slot), time.monotonic()))
         self._write_status()
+
+    def _adopt(self, config: Config) -> None:
+        self._config = config
+        self._args = (_dumped(config), _secrets(config), self._bootstrap, self._registry)
+        self._roles = [r for r in roles(config) if self._only is None or r in self._only]
+
+    def renew(self, config: Config) -> None:
+        """Go over to a configuration with other tenants: start anew what knows them, begin and end what is needed or no longer is."""
+        before, had = self._config.systems, set(self._roles)
+        changed = {name for name, spec in config.systems.items() if spec != before.get(name)}
+        self._adopt(config)
+        now = time.monotonic()
+        for child in self._children:
+            system = child.role.partition(".")[2]
+            if not system or system in changed:
+                child.failures, child.kill_at = 0, now + PATIENCE_S
+                child.process.terminate()
+        self._start(role for role in self._roles if role not in had)
+        structlog.get_logger().info(
+            "tenants have changed; the workers that know them start anew",
+            action="tenants_changed",
+            systems=sorted(changed),
+        )
 
     def run(self) -> int:
         """Watch until SIGTERM or SIGINT; then stop everything and return 0. A second signal kills at once."""
@@ -90,8 +131,13 @@ class Supervisor:
         """Restart what has ended, after a pause that grows with repeated failures."""
         log = structlog.get_logger()
         now = time.monotonic()
-        for child in self._children:
-            if child.restart_at is not None:
+        new = self._tenants.changed() if self._tenants is not None else None
+        if new is not None:
+            self.renew(new)
+        for child in list(self._children):
+            if child.kill_at is not None:
+                self._renewing(child, now)
+            elif child.restart_at is not None:
                 if now >= child.restart_at:
                     child.process = self._fork(child.role, child.slot)
                     child.started, child.restart_at = now, None
@@ -108,8 +154,23 @@ class Supervisor:
                     pause_s=pause_s,
                 )
 
-    def stop(self, timeout_s: float = 15.0) -> None:
+    def _renewing(self, child: _Child, now: float) -> None:
+        """Start a worker that has ended because it was asked to, if it is still needed."""
+        if child.process.is_alive():
+            if child.kill_at is not None and now > child.kill_at:
+                child.process.kill()
+            return
+        child.kill_at = None
+        if child.role in self._roles:
+            child.process, child.started, child.restart_at = self._fork(child.role, child.slot), now, None
+        else:
+            self._children.remove(child)
+        self._write_status()
+
+    def stop(self, timeout_s: float = PATIENCE_S) -> None:
         """Stop all workers: ask, wait, then kill."""
+        if self._tenants is not None:
+            self._tenants.stop()
         for child in self._children:
             child.restart_at = None
             if child.process.is_alive():
@@ -160,24 +221,44 @@ def _modules() -> list[str]:
     return sorted({p.module for g in groups for p in entry_points(group=g)} | {"tidelock.workers"})
 
 
+def _dumped(config: Config) -> str:
+    """Return a configuration as JSON; what was not set stays so, because a system without `tenants` has one all the same."""
+    return config.model_dump_json(by_alias=True, exclude_unset=True)
+
+
 def _secrets(config: Config) -> dict[str, str]:
-    """Return secrets by path: a dumped model shows stars in their place."""
-    out = {f"systems.{n}.dsn": s.dsn.get_secret_value() for n, s in config.systems.items() if s.dsn is not None}
-    if config.registry.password is not None:
-        out["registry.password"] = config.registry.password.get_secret_value()
+    """Return every secret by its path: a dumped model shows stars in their place."""
+    out: dict[str, str] = {}
+
+    def walk(value: object, path: tuple[str, ...]) -> None:
+        if isinstance(value, SecretStr):
+            out["\0".join(path)] = value.get_secret_value()
+        elif isinstance(value, BaseModel):
+            for name, field in type(value).model_fields.items():
+                walk(getattr(value, name), (*path, field.alias or name))
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                walk(item, (*path, str(key)))
+
+    walk(config, ())
     return out
+
+
+def put_back(data: dict[str, Any], secrets: dict[str, str]) -> None:
+    """Put secrets to where they belong in a dumped configuration."""
+    for path, value in secrets.items():
+        *parents, leaf = path.split("\0")
+        at = data
+        for part in parents:
+            at = at[part]
+        at[leaf] = value
 
 
 def _child(config_json: str, secrets: dict[str, str], bootstrap: str, registry: str, role: str, slot: int) -> None:
     with contextlib.suppress(OSError, AttributeError):  # Linux: end with the parent, even where a call hangs
         ctypes.CDLL("libc.so.6").prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     data = json.loads(config_json)
-    for path, value in secrets.items():
-        *parents, leaf = path.split(".")
-        at = data
-        for part in parents:
-            at = at[part]
-        at[leaf] = value
+    put_back(data, secrets)
     logs.set_up()
     context = make_context(Config.model_validate(data), bootstrap, registry, role, slot)
     code = run(context)

@@ -114,6 +114,7 @@ def run(context: Context) -> int:
         finally:
             if worker is not None:
                 _close(worker, log)
+            context.close_access()
     return 0
 
 

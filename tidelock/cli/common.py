@@ -8,20 +8,24 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from tidelock import central
 from tidelock.codec import Codec
-from tidelock.config import Config
+from tidelock.config import CentralSpec, Config
 from tidelock.configfile import load
 from tidelock.embedded import Endpoints, Stack
 from tidelock.errors import Fatal, TidelockError
 from tidelock.kafka import KafkaClients
+from tidelock.tenants import with_tenants
 from tidelock.workers import make_context
 
 PROBLEMS = 3
@@ -52,11 +56,15 @@ def read_config(path: Path) -> Config:
 
 
 def stack_of(config: Config) -> Stack | None:
-    """Return the embedded stack as far as the configuration names no servers of its own; None if it names both."""
+    """Return the embedded stack as far as it is needed and the configuration names no servers of its own; None if nothing is left.
+
+    PostgreSQL is needed where a system is reached through an API (`tidelock.central`).
+    """
     kafka, registry = config.kafka.bootstrap is None, config.registry.url is None
-    if not kafka and not registry:
+    postgres = central.needed(config) and config.central.dsn is None
+    if not (kafka or registry or postgres):
         return None
-    return Stack(config.data / "stack", kafka=kafka, registry=registry, postgres=False)
+    return Stack(config.data / "stack", kafka=kafka, registry=registry, postgres=postgres)
 
 
 def endpoints(config: Config) -> tuple[str, str]:
@@ -64,6 +72,25 @@ def endpoints(config: Config) -> tuple[str, str]:
     stack = stack_of(config)
     found = stack.endpoints() if stack is not None else Endpoints("", "", "")
     return config.kafka.bootstrap or found.kafka, config.registry.url or found.registry
+
+
+def with_central(config: Config) -> Config:
+    """Return the configuration with the address of the embedded central database in it, if that is the one and it is needed.
+
+    Raises Fatal with "run `tidelock up`" if it is down.
+    """
+    if not central.needed(config) or config.central.dsn is not None:
+        return config
+    return config.model_copy(update={"central": CentralSpec(dsn=SecretStr(central.address(config)))})
+
+
+def complete(config: Config) -> Config:
+    """Return the configuration as the workers have it: with the central database, and the tenants added at run time."""
+    config = with_central(config)
+    if not central.needed(config):
+        return config
+    with closing(central.Central(config)) as database:
+        return with_tenants(config, database)
 
 
 @cache
@@ -77,8 +104,9 @@ class Session:
     """What a command works with: configuration, clients, names."""
 
     def __init__(self, path: Path) -> None:
-        self.config = read_config(path)
-        bootstrap, registry = endpoints(self.config)
+        loaded = read_config(path)
+        bootstrap, registry = endpoints(loaded)
+        self.config = complete(loaded)
         context = self.context = make_context(self.config, bootstrap, registry, "cli")
         self.kafka: KafkaClients = context.kafka
         self.codec: Codec = context.codec

@@ -10,9 +10,20 @@ from typing import Annotated
 import psutil
 import typer
 
+from tidelock import central
 from tidelock import log as logs
-from tidelock.cli.common import DEFAULT_CONFIG, ConfigOption, endpoints, err, read_config, stack_of
+from tidelock.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    complete,
+    endpoints,
+    err,
+    read_config,
+    stack_of,
+    with_central,
+)
 from tidelock.config import Config
+from tidelock.embedded import Stack
 from tidelock.errors import Fatal
 from tidelock.kafka import KafkaClients, ensure_topics
 from tidelock.registry import Registry
@@ -27,6 +38,8 @@ def start_servers(config: Config) -> tuple[str, str]:
     stack = stack_of(config)
     if stack is not None:
         stack.start(lambda line: err.print(line, markup=False))
+        if stack.postgres in stack.services:
+            stack.postgres.ensure_database(central.DATABASE)
     bootstrap, registry = endpoints(config)
     ensure_topics(KafkaClients(bootstrap, config.kafka.settings).admin(), all_topics(config))
     Registry(registry, auth=_auth(config)).require_backward()
@@ -39,9 +52,13 @@ def _auth(config: Config) -> tuple[str, str] | None:
 
 
 def up(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Start the embedded Kafka and registry (as far as the configuration names none) and create the topics. Twice is harmless."""
+    """Start the embedded servers (as far as the configuration names none) and create the topics. Twice is harmless.
+
+    Kafka and the registry always; PostgreSQL where a system has `credentials`, `url` or `tenants`.
+    """
     loaded = read_config(config)
     bootstrap, registry = start_servers(loaded)
+    complete(loaded)
     err.print(f"Kafka    {bootstrap}\nregistry {registry}\nnext: [bold]tidelock run[/bold]")
 
 
@@ -56,8 +73,8 @@ def down(config: ConfigOption = DEFAULT_CONFIG) -> None:
             os.kill(pid, signal.SIGTERM)
             process.wait(30)
     stack = stack_of(loaded)
-    if stack is not None:
-        stack.stop()
+    if stack is not None:  # PostgreSQL, too, if an earlier configuration needed it
+        Stack(stack.folder, kafka=stack.kafka in stack.services, registry=stack.registry in stack.services).stop()
     err.print("down; nothing is lost: `tidelock run` goes on where it stopped")
 
 
@@ -88,6 +105,8 @@ def run(
         loaded = without_creates(loaded)
     bootstrap, registry = start_servers(loaded)
     logs.set_up()
+    base = with_central(loaded)
+    loaded = complete(base)
     unknown = sorted(set(worker or []) - set(roles(loaded)))
     if unknown:
         raise Fatal(
@@ -101,7 +120,7 @@ def run(
     other = read_status(loaded.data).get("supervisor")
     if isinstance(other, int) and other != os.getpid() and _is_supervisor(other):
         raise Fatal(f"the workers of this data folder run already (process {other})", hint="`tidelock down` stops them")
-    supervisor = Supervisor(loaded, bootstrap, registry, only=worker, slots=_scale(scale or []))
+    supervisor = Supervisor(base, bootstrap, registry, only=worker, slots=_scale(scale or []))
     supervisor.start()
     err.print(f"{len(supervisor.pids)} workers run; Ctrl-C stops them")
     if link_only:

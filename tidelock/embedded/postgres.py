@@ -82,6 +82,12 @@ class Postgres(Service):
                 ) from error
         return self.dsn(name)
 
+    def ensure_database(self, name: str) -> str:
+        """Create a database unless it is there, and return its connection URI."""
+        with contextlib.suppress(Fatal):
+            return self.create_database(name)
+        return self.dsn(name)
+
     def drop_database(self, name: str) -> None:
         """Drop a database with its sessions and replication slots; nothing happens when there is none."""
         with self._admin() as connection:
