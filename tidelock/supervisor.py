@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from multiprocessing.context import ForkServerProcess
@@ -22,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic import BaseModel, SecretStr
 
 from tidelock import log as logs
 from tidelock.config import Config
 from tidelock.workers import GROUP, make_context, roles, run
 
+SecretPath = tuple[str | int, ...]
 RESTART_PAUSE_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 FORGIVEN_AFTER_S = 60.0  # a worker that has run so long starts its next pause from the beginning
@@ -55,7 +58,7 @@ class Supervisor:
         slots: dict[str, int] | None = None,
     ) -> None:
         self._config = config
-        self._args = (config.model_dump_json(by_alias=True), _secrets(config), bootstrap, registry)
+        self._args = (config.model_dump_json(by_alias=True), list(_secrets(config)), bootstrap, registry)
         self._roles = only or roles(config)
         self._slots = slots or {}
         self._children: list[_Child] = []
@@ -160,25 +163,38 @@ def _modules() -> list[str]:
     return sorted({p.module for g in groups for p in entry_points(group=g)} | {"tidelock.workers"})
 
 
-def _secrets(config: Config) -> dict[str, str]:
-    """Return secrets by path: a dumped model shows stars in their place."""
-    out = {f"systems.{n}.dsn": s.dsn.get_secret_value() for n, s in config.systems.items() if s.dsn is not None}
-    if config.registry.password is not None:
-        out["registry.password"] = config.registry.password.get_secret_value()
-    return out
+def _secrets(here: Any, path: SecretPath = ()) -> Iterator[tuple[SecretPath, str]]:
+    """Yield every secret of a configuration with its path: a dumped model shows stars in their place."""
+    if isinstance(here, SecretStr):
+        yield path, here.get_secret_value()
+    elif isinstance(here, BaseModel):
+        for name, field in type(here).model_fields.items():
+            yield from _secrets(getattr(here, name), (*path, field.alias or name))
+    elif isinstance(here, Mapping):
+        for key, value in here.items():
+            yield from _secrets(value, (*path, key))
+    elif isinstance(here, list | tuple):
+        for i, value in enumerate(here):
+            yield from _secrets(value, (*path, i))
 
 
-def _child(config_json: str, secrets: dict[str, str], bootstrap: str, registry: str, role: str, slot: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):  # Linux: end with the parent, even where a call hangs
-        ctypes.CDLL("libc.so.6").prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _whole(config_json: str, secrets: list[tuple[SecretPath, str]]) -> Config:
+    """Put the secrets back into a dumped configuration."""
     data = json.loads(config_json)
-    for path, value in secrets.items():
-        *parents, leaf = path.split(".")
+    for (*parents, leaf), value in secrets:
         at = data
         for part in parents:
             at = at[part]
         at[leaf] = value
+    return Config.model_validate(data)
+
+
+def _child(
+    config_json: str, secrets: list[tuple[SecretPath, str]], bootstrap: str, registry: str, role: str, slot: int
+) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # Linux: end with the parent, even where a call hangs
+        ctypes.CDLL("libc.so.6").prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     logs.set_up()
-    context = make_context(Config.model_validate(data), bootstrap, registry, role, slot)
+    context = make_context(_whole(config_json, secrets), bootstrap, registry, role, slot)
     code = run(context)
     os._exit(code)  # librdkafka's threads need no farewell, and a hanging one must not keep the process
