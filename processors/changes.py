@@ -33,7 +33,7 @@ class Changes:
     ) -> None:
         """Take a captured change of a copy. One that is not this record's goes back to identify by the shell."""
         copy = record.copies[place]
-        system = self.plan.systems[change.system]
+        system = self.plan.places[place]
         q = change.position
         late = q <= copy.position
         if late and not (copy.behind and change.after is not None and change.op != DELETE):
@@ -107,7 +107,7 @@ class Changes:
         out: Effects,
     ) -> None:
         """Take a record of a system as a new copy of this one; ``grants`` are places where identify lets us create."""
-        system = self.plan.systems[change.system]
+        system = self.plan.places[place]
         first = not record.known
         record.creating.pop(place, None)
         record.parked.pop(place, None)

@@ -21,27 +21,20 @@ UNREADABLE = "unreadable:"  # kind of a parked binding whose raw value the mappi
 
 
 class Readers:
-    """Row readers by schema id, made when first asked for; ``load`` knows the registry."""
+    """Row readers by schema id, made when first asked for; ``columns`` asks the registry."""
 
-    def __init__(self, load: Callable[[int], RowReader]) -> None:
-        self._load = load
-        self._by_schema: dict[int, RowReader] = {}
-        self._written: dict[str, RowReader] = {}
+    def __init__(self, columns: Callable[[int], tuple[Column, ...]]) -> None:
+        self._columns = columns
 
     def get(self, system: SystemPlan, schema_id: int) -> RowReader:
         """Return the reader of a schema id; for 0 (a copy that we created and nobody has captured yet) that of what we write."""
-        known = self._by_schema.get(schema_id)
+        known = system.by_schema.get(schema_id)
         if known is None:
             if schema_id == 0:
-                return self._own(system)
-            known = self._by_schema[schema_id] = self._load(schema_id)
-        return known
-
-    def _own(self, system: SystemPlan) -> RowReader:
-        known = self._written.get(system.system)
-        if known is None:
-            columns = tuple(Column(n, t) for n, t in zip(system.columns, system.write_types, strict=True))
-            known = self._written[system.system] = system.reader(columns)
+                columns = tuple(Column(n, t) for n, t in zip(system.columns, system.write_types, strict=True))
+            else:
+                columns = self._columns(schema_id)
+            known = system.by_schema[schema_id] = system.reader(columns)
         return known
 
 
@@ -52,7 +45,6 @@ class Edits:
         self.plan = plan
         self.readers = readers
         self.by_column = {name: _by_column(sp) for name, sp in plan.systems.items()}
-        self._last_rank = len(plan.rank)
         self._bent: dict[RowReader, tuple[BindingPlan, ...]] = {}  # what `fill` has to read
         self._straight: dict[RowReader, tuple[tuple[int, int], ...] | None] = {}
 
@@ -279,8 +271,8 @@ class Edits:
             base,
             golden,
             theirs,
-            self.plan.rank.get(by.system, self._last_rank),
-            self.plan.rank.get(cause.system, self._last_rank),
+            self.plan.rank_of(by.place),
+            self.plan.rank_of(cause.place),
             by,
             cause,
         )

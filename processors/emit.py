@@ -6,10 +6,9 @@ under way, so rapid changes fold into the next one (DESIGN section 5, "map out a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
+from processors.destinations import Choice, Destination, destinations
 from processors.effects import Effects, Notice, Send, Timer
 from processors.plan import BindingPlan, EntityPlan, FlowPlan, SystemPlan
 from processors.record import Copy, Flight, Parked, Provenance, Record
@@ -23,62 +22,11 @@ if TYPE_CHECKING:
     from processors.edits import Readers
 
 DELETE_BINDING = -1  # key under which a refused delete is parked
-PERSON = "/default"  # the place of a value that a person has given at the hub: no system's, so it flows everywhere
 
 
 def retry_delay_s(attempts: int) -> float:
     """Return how long to wait before the next attempt at a write that something blocked: 2 s, doubling, at most 10 minutes."""
     return min(600.0, 2.0 ** min(attempts, 10))
-
-
-@dataclass(frozen=True)
-class Destination:
-    """One place that flows lead to."""
-
-    place: str
-    system: SystemPlan
-    flows: tuple[FlowPlan, ...]
-    reaches: frozenset[str]  # places whose golden values flow here
-
-    @cached_property
-    def always(self) -> bool:
-        """Tell whether some flow has no condition."""
-        return any(f.when is None for f in self.flows)
-
-    @cached_property
-    def by_field(self) -> dict[int, tuple[BindingPlan, ...]]:
-        """Return the writable bindings of each field."""
-        out: dict[int, list[BindingPlan]] = {}
-        for b in self.writable:
-            for f in b.fields:
-                out.setdefault(f, []).append(b)
-        return {f: tuple(bs) for f, bs in out.items()}
-
-    @cached_property
-    def writable(self) -> tuple[BindingPlan, ...]:
-        """Return the bindings that can be written."""
-        return tuple(b for b in self.system.bindings if b.writes)
-
-    def holding(self, record: Record) -> tuple[FlowPlan, ...]:
-        """Return the flows whose condition holds for the record."""
-        return self.flows if self.always else tuple(f for f in self.flows if f.when is None or f.when(record.values))
-
-    @cached_property
-    def straight(self) -> tuple[tuple[int, int], ...] | None:
-        """Return (column, field) of every writable binding if all are plain and nothing is conditional or delayed, else None."""
-        simple = self.always and self.all_fields and not any(f.delay_s for f in self.flows)
-        if (
-            not simple
-            or not all(f.create for f in self.flows)
-            or not all(b.plain and b.warn is None for b in self.writable)
-        ):
-            return None
-        return tuple((b.columns[0], b.fields[0]) for b in self.writable)
-
-    @cached_property
-    def all_fields(self) -> bool:
-        """Tell whether some flow carries every field."""
-        return any(not f.fields for f in self.flows)
 
 
 class Emitter:
@@ -87,25 +35,11 @@ class Emitter:
     def __init__(self, plan: EntityPlan, readers: Readers) -> None:
         self.plan = plan
         self.readers = readers
-        self.destinations = tuple(
-            Destination(
-                f"{s.system}/{s.tenant}",
-                s,
-                tuple(plan.into(s.system)),
-                frozenset(
-                    f"{o.system}/{o.tenant}"
-                    for o in plan.systems.values()
-                    if o is s or plan.reaches(o.system, s.system)
-                )
-                | {PERSON},
-            )
-            for s in plan.systems.values()
-            if plan.into(s.system)
-        )
+        self._choice = Choice(destinations(plan))
 
     def emit(self, record: Record, cid: str, touched: set[int] | None, out: Effects, *, due: str = "") -> None:
         """Add every write that is due; ``touched`` limits the look to these fields (None: all), ``due`` names a place whose delay is over."""
-        for d in self.destinations:
+        for d in self._choice.of(record):
             copy = record.copies.get(d.place)
             if copy is None:
                 if not record.deleted and d.place not in record.creating:
@@ -145,7 +79,7 @@ class Emitter:
                 if stands == wanted or not i:
                     continue
                 by = record.sources[i - 1]
-                if by.place in d.reaches and (
+                if d.takes(by.place) and (
                     not d.system.captured or self._means(copy, b, (stands,), d.system) != (wanted,)
                 ):
                     columns[c], bases[c] = wanted, stands or NULL
@@ -183,7 +117,7 @@ class Emitter:
             by = record.provenance(f)
             if by is None:
                 continue
-            if by.place not in d.reaches:
+            if not d.takes(by.place):
                 return None
             if not d.all_fields and not any(not flow.fields or f in flow.fields for flow in flows):
                 return None
@@ -356,7 +290,7 @@ class Emitter:
     ) -> None:
         """Do what `_create` does where columns are fields and every value came from one change: the usual first sight of a record."""
         cause = record.sources[0]
-        if cause.place not in d.reaches:
+        if not d.takes(cause.place):
             return
         keep_nulls = not d.system.captured
         values, by = record.values, record.by

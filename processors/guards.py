@@ -19,14 +19,19 @@ _MINUTE = 60_000_000
 
 
 class ActorLimits:
-    """Count changes per actor for one entity; state is kept under ``!actor/<system>/<actor>`` beside the records."""
+    """Count changes per actor for one entity, in each tenant for itself.
+
+    State is kept under ``!actor/<system>/<actor>`` beside the records; where a system has several tenants, under
+    ``!actor/<system>/<tenant>/<actor>``.
+    """
 
     def __init__(self, plan: EntityPlan, partitions: int) -> None:
         self._limits = {
-            s.system: max(1, -(-s.table.actor_limit_per_min // partitions))
-            for s in plan.systems.values()
-            if s.table.actor_limit_per_min is not None
+            system: max(1, -(-p.table.actor_limit_per_min // partitions))
+            for system, p in plan.systems.items()
+            if p.table.actor_limit_per_min is not None
         }
+        self._plan = plan
         self._entity = plan.name
 
     def check(self, topic: str, partition: int, change: Change, state: Overlay) -> None:
@@ -34,7 +39,8 @@ class ActorLimits:
         limit = self._limits.get(change.system)
         if limit is None or change.actor is None or change.origin is not None:
             return
-        key = KEY + f"{change.system}/{change.actor}".encode()
+        shown = self._plan.shown(f"{change.system}/{change.tenant}")
+        key = KEY + f"{shown}/{change.actor}".encode()
         raw = state.get(topic, partition, key)
         kept = json.loads(raw) if raw else {"minute": 0, "count": 0, "parked": False, "released": -1}
         if change.source_time <= kept["released"]:
@@ -47,12 +53,17 @@ class ActorLimits:
         state.put(topic, partition, key, json.dumps(kept, sort_keys=True).encode())
         if kept["parked"]:
             raise Reject(
-                f"{change.actor} makes more than the configured number of changes per minute of {self._entity} in {change.system}",
+                f"{change.actor} makes more than the configured number of changes per minute of {self._entity} in {shown}",
                 kind="actor_limit",
-                hint=f"if that is meant: tidelock release {change.system} {change.actor}",
+                hint=f"if that is meant: tidelock release {change.system} {change.actor}"
+                + (f" --tenant {change.tenant}" if shown != change.system else ""),
             )
 
-    def release(self, topic: str, partition: int, system: str, actor: str, until: int, state: Overlay) -> None:
-        """Let an actor's changes up to a source time pass, and count anew after it."""
-        kept = {"minute": 0, "count": 0, "parked": False, "released": until}
-        state.put(topic, partition, KEY + f"{system}/{actor}".encode(), json.dumps(kept, sort_keys=True).encode())
+    def release(
+        self, topic: str, partition: int, system: str, tenant: str, actor: str, until: int, state: Overlay
+    ) -> None:
+        """Let an actor's changes up to a source time pass, and count anew after it; in all tenants if none is named."""
+        kept = json.dumps({"minute": 0, "count": 0, "parked": False, "released": until}, sort_keys=True).encode()
+        for place, p in self._plan.places.items():
+            if p.system == system and tenant in ("", p.tenant):
+                state.put(topic, partition, KEY + f"{self._plan.shown(place)}/{actor}".encode(), kept)

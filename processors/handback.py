@@ -22,7 +22,7 @@ class HandBack:
         Columns that the mapping does not know, or that were never captured, are absent. What we wrote and has not been captured yet
         will be.
         """
-        system = self._plan.systems[place.partition("/")[0]]
+        system = self._plan.places[place]
         columns, number = list(copy.columns), copy.schema_id
         moment = max((p.time for p in record.sources), default=0)
         for held in copy.held:

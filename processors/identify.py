@@ -48,13 +48,13 @@ class _Entity:
 
     def __init__(self, context: Context, plan: EntityPlan) -> None:
         self.name = plan.name
-        captured = [s for s in plan.systems.values() if s.captured]
+        captured = tuple(place for place, p in plan.places.items() if p.captured)
         self.rules = Rules(
             plan.name,
-            tuple(f"{s.system}/{s.tenant}" for s in captured),
-            {f"{s.system}/{s.tenant}": grants(plan, s.system) for s in captured},
+            captured,
+            {place: grants(plan, place) for place in captured},
             plan.spec.ambiguous,
-            frozenset(f"{s.system}/{s.tenant}" for s in captured),
+            frozenset(captured),
         )
         self.places = frozenset(self.rules.places)
         self.spotter = Spotter(plan, context.codec)
@@ -62,14 +62,16 @@ class _Entity:
 
 
 def grants(plan: EntityPlan, source: str) -> tuple[str, ...]:
-    """Return the places in which a record that is born in ``source`` may be created without asking."""
+    """Return the places in which a record that is born in the place ``source`` may be created without asking.
+
+    Not those of tenants that take some records only: most grants would come back unused, each by an entry of its own.
+    """
+    system = plan.places[source].system
+    into = {s for s in plan.systems if plan.reaches(system, s) and any(flow.create for flow in plan.into(s))}
     return tuple(
-        f"{s.system}/{s.tenant}"
-        for s in plan.systems.values()
-        if s.system != source
-        and s.captured
-        and plan.reaches(source, s.system)
-        and any(flow.create for flow in plan.into(s.system))
+        place
+        for place, p in plan.places.items()
+        if place != source and p.captured and p.when is None and p.system in into
     )
 
 
@@ -201,7 +203,7 @@ class IdentifyStage:
                 if place not in entity.places:
                     raise Reject(
                         f"{place} is not a captured place of {entity.name}", kind="unknown_place",
-                        hint="check `systems` in the configuration: capture, tenant and entities",
+                        hint="check `systems` in the configuration: capture, tenants and entities",
                     )  # fmt: skip
                 if unknown:
                     row = get(native_row(place, e.native_key))

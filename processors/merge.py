@@ -44,7 +44,7 @@ class Merge(Changes):
 
     def on_receipt(self, record: Record, cid: str, place: str, receipt: Receipt, out: Effects) -> None:
         """Take what became of a write; one that is not under way (any more) is a re-delivery and changes nothing."""
-        if self.plan.systems[place.partition("/")[0]].direct:
+        if self.plan.places[place].direct:
             self._on_direct(record, cid, place, receipt, out)
             return
         create = record.creating.get(place)
@@ -55,7 +55,7 @@ class Merge(Changes):
         if copy is None or copy.flight is None or copy.flight.version != receipt.version:
             out.counts.append(("duplicates", place))
             return
-        system = self.plan.systems[place.partition("/")[0]]
+        system = self.plan.places[place]
         flight, copy.flight = copy.flight, None
         quiet = not copy.rare and not receipt.refused and not receipt.values and receipt.outcome == APPLIED
         if receipt.outcome in (APPLIED, STALE):
@@ -78,7 +78,7 @@ class Merge(Changes):
         copy = record.copies.get(place)
         if receipt.outcome in (APPLIED, STALE) or copy is None:
             return
-        system = self.plan.systems[place.partition("/")[0]]
+        system = self.plan.places[place]
         if receipt.outcome == MISSING or receipt.native_key is None:  # somebody removed the row, or it never came to be
             del record.copies[place]
             if receipt.outcome != MISSING:
@@ -182,7 +182,7 @@ class Merge(Changes):
 
     def _on_created(self, record: Record, cid: str, place: str, flight: Flight, receipt: Receipt, out: Effects) -> None:
         del record.creating[place]
-        system = self.plan.systems[place.partition("/")[0]]
+        system = self.plan.places[place]
         if receipt.outcome in (APPLIED, STALE):
             copy = record.copies[place] = Copy(receipt.native_key or "", [b""] * len(system.columns))
             record.attempts.pop(place, None)
@@ -207,7 +207,7 @@ class Merge(Changes):
 
     def _lost(self, record: Record, place: str, copy: Copy, held: list[Held], out: Effects) -> None:
         """Record what was edited in a copy while our delete of it was under way: the delete has won."""
-        system = self.plan.systems[place.partition("/")[0]]
+        system = self.plan.places[place]
         lost: dict[int, tuple[bytes, Provenance]] = {}
         for h in held:
             reader = self.readers.get(system, h.schema_id)
@@ -279,7 +279,7 @@ class Merge(Changes):
             if record.deleted:
                 return  # its copies die with it
             for other, theirs in list(record.copies.items()):
-                if self.plan.systems[other.partition("/")[0]].captured:  # elsewhere it goes the way of a deleted record
+                if self.plan.places[other].captured:  # elsewhere it goes the way of a deleted record
                     self._unlink(record, cid, other, theirs.native_key, out)
             record.deleted = True
             record.version += 1

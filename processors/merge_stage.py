@@ -23,7 +23,7 @@ from processors.golden import GoldenWriter, hub_schema
 from processors.guards import ActorLimits
 from processors.handback import HandBack
 from processors.merge import Merge
-from processors.plan import EntityPlan, RowReader
+from processors.plan import EntityPlan
 from processors.record import Record
 from processors.spelling import Spelling
 from processors.stage import Headers, Output, Overlay, Row
@@ -46,16 +46,16 @@ class _Entity:
         topics, codec = context.topics, context.codec
         self.plan = plan
         self.name = plan.name
-        self.readers = Readers(lambda number: _row_reader(codec, plan, number))
+        self.readers = Readers(lambda number: schema_columns(codec.registry.schema(number)))
         self.merge = Merge(plan, self.readers, HandBack(plan, codec))
         self.hub = topics.hub(plan.name)
         self.identity = topics.identity(plan.name)
         self.sync = {s: topics.sync(s, plan.name) for s in plan.systems}
         self.limits = ActorLimits(plan, context.config.partitions)
-        self.direct = frozenset(s.system for s in plan.systems.values() if s.direct)
+        self.direct = frozenset(s for s, p in plan.systems.items() if p.direct)
         self.golden = GoldenWriter(plan, wire_header(codec.registry.register(f"{self.hub}-value", hub_schema(plan))))
         header = codec.header("write")
-        self.spellings = {f"{s.system}/{s.tenant}": Spelling(s, self.readers, header) for s in plan.systems.values()}
+        self.spellings = {place: Spelling(p, self.readers, header) for place, p in plan.places.items()}
         self.fresh: dict[bytes, Record] = {}  # decoded records by canonical id, in two generations
         self.stale: dict[bytes, Record] = {}
         order = {
@@ -80,11 +80,6 @@ class _Scope:
     items: list[tuple[Message, Receipts | Entry | int]] = field(default_factory=list)
     touched: dict[bytes, Record] = field(default_factory=dict)
     golden: dict[bytes, None] = field(default_factory=dict)  # records whose golden record has changed, in order
-
-
-def _row_reader(codec: Codec, plan: EntityPlan, number: int) -> RowReader:
-    schema = codec.registry.schema(number)
-    return plan.systems[schema["tidelock.system"]].reader(schema_columns(schema))
 
 
 class MergeStage:
@@ -148,7 +143,8 @@ class MergeStage:
                         merge.on_receipt(record, receipt.canonical_id, place, receipt, effects)
                         self._take(scope, cid, record, effects, out)
                 elif isinstance(item, Entry) and item.kind == "release_actor":
-                    entity.limits.release(scope.topic, scope.partition, item.system, item.keys[0], item.offset, state)
+                    who = item.system, item.tenant, item.keys[0]
+                    entity.limits.release(scope.topic, scope.partition, *who, item.offset, state)
                 else:
                     cid = message.key() or b""
                     record = scope.touched.get(cid) or self._record(scope, cid, known, state)
@@ -265,7 +261,7 @@ class MergeStage:
             if change.actor is not None:
                 entity.limits.check(scope.topic, scope.partition, change, state)
             merge.on_change(
-                record, cid, place, change, entity.readers.get(entity.plan.systems[change.system], item), item, effects
+                record, cid, place, change, entity.readers.get(entity.plan.places[place], item), item, effects
             )
         elif item.kind == "linked":
             change = self._change(item.payload)
@@ -274,13 +270,13 @@ class MergeStage:
                     Entry("bounce", cid, item.system, item.tenant, item.native_key, item.position, payload=item.payload)
                 )
                 return
-            number = schema_id(item.payload)
+            number, place = schema_id(item.payload), f"{item.system}/{item.tenant}"
             merge.on_linked(
                 record,
                 cid,
-                f"{item.system}/{item.tenant}",
+                place,
                 change,
-                entity.readers.get(entity.plan.systems[item.system], number),
+                entity.readers.get(entity.plan.places[place], number),
                 number,
                 item.keys,
                 effects,
@@ -342,8 +338,8 @@ class MergeStage:
                 "canonical_id": cid.decode(),
                 "entity": entity.name,
                 "field": plan.fields[clash.field].name,
-                "system": clash.place.partition("/")[0],
-                "against": clash.against.partition("/")[0],
+                "system": plan.shown(clash.place),
+                "against": plan.shown(clash.against),
                 "base": "null" if clash.base is None else _json(decode_slice(kind, clash.base)),
                 "golden": _json(decode_slice(kind, clash.golden)),
                 "theirs": _json(decode_slice(kind, clash.theirs)),
@@ -373,7 +369,7 @@ class MergeStage:
         kind, place, message, hint = notice
         system = place.partition("/")[0]
         return {
-            "fingerprint": f"{kind}/{system}/{entity.name}/{cid.decode()}",
+            "fingerprint": f"{kind}/{entity.plan.shown(place)}/{entity.name}/{cid.decode()}",
             "kind": kind,
             "severity": "warning",
             "system": system,

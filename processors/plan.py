@@ -1,12 +1,13 @@
 """Plans: the configuration of an entity resolved into indexes and closures, as merge, identify and emit use it.
 
-Made once by `processors.mapping.compile_plans`; nothing here looks at the configuration again while records flow.
+Made once by `processors.mapping.compile_plans`; nothing here looks at the configuration again while records flow. A place is one tenant
+of one system, spelt ``system/tenant``. The tenants of a system share everything that is compiled, so that many of them cost little.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,6 +21,7 @@ Slices = tuple[bytes, ...]
 Read = Callable[[Sequence[bytes]], Slices]
 Identity = tuple[bool, bool]  # (raw is canonical, raw is canonical if it is accepted and the binding is plain)
 MakeRead = Callable[[tuple[FieldType, ...]], tuple[Read, Identity]]
+Condition = Callable[[Sequence[bytes]], bool]
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,14 @@ class BindingPlan:
 
 @dataclass(frozen=True, eq=False)
 class FlowPlan:
-    """One source and one destination. No ``fields``: all of them. ``when`` is asked with the golden record."""
+    """One source system and one destination system, with all their tenants. No ``fields``: all of them.
+
+    ``when`` is asked with the golden record.
+    """
 
     source: str
     to: str
-    when: Callable[[Sequence[bytes]], bool] | None
+    when: Condition | None
     on_exit: str
     delay_s: float
     fields: frozenset[int]
@@ -139,7 +144,11 @@ def _unread(reads: bool, missing: list[str], system: SystemPlan) -> Read:
 
 @dataclass(eq=False)
 class SystemPlan:
-    """An entity in one system. ``disable``: tracked column and the slice that means disabled, of that column's type."""
+    """An entity in one place. ``disable``: tracked column and the slice that means disabled, of that column's type.
+
+    ``when``: which golden records belong to this tenant, on top of what flows say; ``when_fields``: the fields that it asks for.
+    ``by_schema``: readers by the schema id of a change (`processors.edits.Readers`).
+    """
 
     system: str
     tenant: str
@@ -151,7 +160,15 @@ class SystemPlan:
     accepted: frozenset[int]
     write_types: tuple[FieldType, ...]
     disable: tuple[tuple[int, bytes], ...] = ()
+    when: Condition | None = field(default=None, repr=False)
+    when_fields: frozenset[int] = frozenset()
+    by_schema: dict[int, RowReader] = field(default_factory=dict, repr=False)
     _readers: dict[tuple[Column, ...], RowReader] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def place(self) -> str:
+        """Return the name of the place."""
+        return f"{self.system}/{self.tenant}"
 
     @cached_property
     def direct(self) -> bool:
@@ -197,19 +214,72 @@ class SystemPlan:
         return known
 
 
+class Places(dict[str, SystemPlan]):
+    """Plans by place, in order of systems and of their tenants.
+
+    A tenant that is configured no more is none of them, but what it had captured is still in journals, and means what it meant: asked
+    for by name, it has a plan like those of its system's tenants. Raises Reject (``unknown_place``) for any other name.
+    """
+
+    def __init__(self, plans: Iterable[SystemPlan], former: Callable[[SystemPlan, str], SystemPlan]) -> None:
+        super().__init__((p.place, p) for p in plans)
+        self._former = former
+        self._made: dict[str, SystemPlan] = {}
+
+    def __missing__(self, place: str) -> SystemPlan:
+        known = self._made.get(place)
+        if known is None:
+            system, _, tenant = place.partition("/")
+            like = next((p for p in self.values() if p.system == system), None)
+            if like is None:
+                raise Reject(
+                    f"{place} is no place of the configuration",
+                    kind="unknown_place",
+                    hint="put the system back into the configuration; if it is gone for good, nothing needs this message",
+                )
+            known = self._made[place] = self._former(like, tenant)
+        return known
+
+
 @dataclass(eq=False)
 class EntityPlan:
-    """One entity in all systems."""
+    """One entity in all places. ``rank``: which place wins, the one of rank 0 first."""
 
     name: str
     spec: EntitySpec
     fields: tuple[FieldPlan, ...]
     field_index: dict[str, int]
-    systems: dict[str, SystemPlan]
+    places: Places
     rank: dict[str, int]
     flows: tuple[FlowPlan, ...]
     keys: tuple[tuple[tuple[int, Callable[[bytes], str]], ...], ...] = field(repr=False)
     _reach: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def systems(self) -> dict[str, SystemPlan]:
+        """Return, per system, the plan of its first tenant: for what all its tenants share."""
+        out: dict[str, SystemPlan] = {}
+        for p in self.places.values():
+            out.setdefault(p.system, p)
+        return out
+
+    @cached_property
+    def _divided(self) -> frozenset[str]:
+        systems = [p.system for p in self.places.values()]
+        return frozenset(s for s in systems if systems.count(s) > 1)
+
+    def shown(self, place: str) -> str:
+        """Return what people call a place: its system, unless that has several tenants."""
+        system = place.partition("/")[0]
+        return place if system in self._divided else system
+
+    def rank_of(self, place: str) -> int:
+        """Return the rank of a place; of a tenant that is configured no more, that of its system's last one."""
+        known = self.rank.get(place)
+        if known is None:
+            head = place.partition("/")[0] + "/"
+            known = max((r for p, r in self.rank.items() if p.startswith(head)), default=len(self.rank))
+        return known
 
     def match_keys(self, golden: Sequence[bytes]) -> tuple[str, ...]:
         """Return one ``i:part\\x1fpart`` per match key without a blank part, in order of precedence; parts trimmed and case-folded."""

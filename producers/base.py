@@ -49,7 +49,10 @@ class Producer(Protocol):
 
 
 class Publisher:
-    """Publish the changes of one system. Delivery failures surface in `flush`, `settled` or the next `publish`."""
+    """Publish the changes of one system. Delivery failures surface in `flush`, `settled` or the next `publish`.
+
+    Methods that concern one tenant take its name; a system that has only one need not name it. One that is not configured is a KeyError.
+    """
 
     def __init__(self, context: Context, system: str) -> None:
         self._context = context
@@ -61,14 +64,18 @@ class Publisher:
         settings = {**context.kafka.settings, "on_delivery": self._delivered}
         clients = dataclasses.replace(context.kafka, settings=settings)
         self.producer = clients.producer(f"{context.name}-{system}")
-        self.key_prefix = f"{self._spec.tenant}/".encode()
+        tenants = tuple(self._spec.all_tenants)
+        self._heads: dict[str | None, bytes] = {t: f"{t}/".encode() for t in tenants}  # of keys, by tenant
+        self._several = len(tenants) > 1
+        if not self._several:
+            self._heads[None] = self._heads[tenants[0]]
         self._sampled = context.tracing.bound
         self._topics = {entity: context.topics.cdc(system, entity) for entity in self._spec.entities}
 
-    def publish(self, entity: str, native_key: bytes, value: bytes) -> None:
+    def publish(self, entity: str, native_key: bytes, value: bytes, tenant: str | None = None) -> None:
         """Send one change; it blocks while the local queue is full. A change too large for Kafka becomes a dead letter."""
         topic = self._topics[entity]
-        key = self.key_prefix + native_key
+        key = self._heads[tenant] + native_key
         try:
             if int.from_bytes(value[5:7], "big") < self._sampled:
                 self._produce(topic, value, key, self._traced(topic, value))
@@ -86,6 +93,7 @@ class Publisher:
                     kind="too_large",
                     hint="raise `message.max.bytes` in `kafka.settings` and on the brokers, or drop the large column",
                 ),
+                tenant,
             )
 
     def _traced(self, topic: str, value: bytes) -> list[tuple[str, bytes]]:
@@ -97,14 +105,14 @@ class Publisher:
             value[5:21], f"send {topic}", SpanKind.PRODUCER, source_time, max(captured_at, source_time), None, facts
         )
 
-    def sender(self, entity: str) -> Callable[[bytes, bytes], None]:
-        """Return `publish` for one entity, for hot loops: a plain produce call unless a full queue or a trace asks for more.
+    def sender(self, entity: str, tenant: str | None = None) -> Callable[[bytes, bytes], None]:
+        """Return `publish` for one entity of one tenant, for hot loops: a plain produce call unless a full queue or a trace asks for more.
 
         Call `poll` every few hundred changes.
         """
         topic, prefix, produce, publish, sampled = (
             self._topics[entity],
-            self.key_prefix,
+            self._heads[tenant],
             self.producer.produce,
             self.publish,
             self._sampled,
@@ -113,12 +121,12 @@ class Publisher:
 
         def send(native_key: bytes, value: bytes) -> None:
             if sampled and from_bytes(value[5:7], "big") < sampled:
-                publish(entity, native_key, value)
+                publish(entity, native_key, value, tenant)
                 return
             try:
                 produce(topic, value, prefix + native_key)
             except (BufferError, KafkaException):
-                publish(entity, native_key, value)
+                publish(entity, native_key, value, tenant)
 
         return send
 
@@ -137,10 +145,22 @@ class Publisher:
             raise translate(error, f"writing to {topic}") from error
 
     def alert(
-        self, kind: str, entity: str, subject: str, message: str, hint: str, *, severity: str = "warning"
+        self,
+        kind: str,
+        entity: str,
+        subject: str,
+        message: str,
+        hint: str,
+        *,
+        severity: str = "warning",
+        tenant: str | None = None,
     ) -> None:
-        """Tell people: one record on ``ops.alerts``; the same kind, entity and subject are the same trouble."""
-        fingerprint = f"{kind}/{self._system}/{entity}/{subject}"
+        """Tell people: one record on ``ops.alerts``; the same kind, tenant, entity and subject are the same trouble.
+
+        ``tenant``: whose trouble it is; that of the whole system unless given. The message has to name it, too.
+        """
+        place = f"{self._system}/{tenant}" if self._several and tenant is not None else self._system
+        fingerprint = f"{kind}/{place}/{entity}/{subject}"
         value = self._context.codec.encode(
             "alert",
             {
@@ -157,7 +177,9 @@ class Publisher:
         )
         self.raw(self._context.topics.ops("alerts"), fingerprint.encode(), value)
 
-    def dead_letter(self, entity: str, native_key: bytes, original: bytes, reason: Reject) -> None:
+    def dead_letter(
+        self, entity: str, native_key: bytes, original: bytes, reason: Reject, tenant: str | None = None
+    ) -> None:
         """Keep what could not be captured, with the reason in its headers, and count it."""
         now = b"%d" % (time.time_ns() // 1000)
         headers = {
@@ -171,7 +193,7 @@ class Publisher:
             "dlq.last_failed": now,
         }
         topic = self._context.topics.dlq("capture", self._system, entity)
-        self._produce(topic, original, self.key_prefix + native_key, list(headers.items()))
+        self._produce(topic, original, self._heads[tenant] + native_key, list(headers.items()))
         self._context.activity.count("dead_letters", self._system, entity)
 
     def signal(self, key: str, content: dict[str, Any] | None) -> None:

@@ -353,7 +353,7 @@ class PeriodicProducer:
 
     def _mark(self, job: Job) -> None:
         """Once everything has been read for the first time, creates need not wait for it any more."""
-        marks, entity = self._seeding.marks, job.table.entity
+        marks, entity = self._seeding.marks(), job.table.entity
         if job.seen.ready and not marks.given(entity):
             marks.give(entity, "first reading")
 

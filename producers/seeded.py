@@ -29,12 +29,22 @@ REREAD = "reread-"
 
 
 class Marks:
-    """The end-of-seed marks of one system. ``last`` is what ``ops.signals`` holds (`producers.signals.Signals.last`)."""
+    """The end-of-seed marks of one tenant, the only one unless named; each tenant's first seed ends for itself.
 
-    def __init__(self, context: Context, system: str, publisher: Publisher, last: Mapping[str, Signal]) -> None:
+    ``last`` is what ``ops.signals`` holds (`producers.signals.Signals.last`).
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        system: str,
+        publisher: Publisher,
+        last: Mapping[str, Signal],
+        tenant: str | None = None,
+    ) -> None:
         self._context = context
         self._system = system
-        self._tenant = context.config.systems[system].tenant
+        self._tenant = context.config.systems[system].only_tenant if tenant is None else tenant
         self._publisher = publisher
         self._last = last
         self._given: set[str] = set()
@@ -57,7 +67,13 @@ class Marks:
         publisher.signal(self._key(entity), content)
         publisher.flush()
         self._given.add(entity)
-        log.info("creates need not wait for it any more", system=self._system, entity=entity, why=why)
+        log.info(
+            "creates need not wait for it any more",
+            system=self._system,
+            tenant=self._tenant,
+            entity=entity,
+            why=why,
+        )
 
     def starting(self, entity: str, record: Signal | None, *, on_start: bool, reads: bool = False) -> bool:
         """Look at the record of an entity's last seed when capture starts; return whether to seed it from its beginning.

@@ -118,7 +118,7 @@ def open_seen(context: Context, system: str, entity: str) -> Seen:
     seen = Seen(path)
     if not fresh and seen.values([_NEXT]) != [None]:
         return seen
-    prefix = f"{context.config.systems[system].tenant}/".encode()
+    prefix = f"{context.config.systems[system].only_tenant}/".encode()
     keys: dict[bytes, bytes] = {}
 
     def take(key: bytes, value: bytes | None) -> None:

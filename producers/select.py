@@ -141,7 +141,7 @@ class Table:
     def of(cls, context: Context, system: str, entity: str) -> Table:
         """Make the reader of a configured entity; `refresh` must be called before anything else."""
         spec = context.config.systems[system]
-        return cls(context, system, entity, spec.entities[entity], Names(system, spec.tenant, entity))
+        return cls(context, system, entity, spec.entities[entity], Names(system, spec.only_tenant, entity))
 
     @property
     def sql_name(self) -> str:

@@ -79,7 +79,7 @@ class Tables:
         known = self._plans.get((entity, tuple(source)))
         if known is not None:
             return known
-        spec, tenant = self._spec.entities[entity], self._spec.tenant
+        spec, tenant = self._spec.entities[entity], self._spec.only_tenant
         plan = Plan(
             Names(self._system, tenant, entity),
             source,

@@ -24,7 +24,7 @@ def known_keys(context: Context, system: str, entity: str, alive: Callable[[], N
 
     ``alive`` is called now and then, so that the source does not take a long read for a dead client. Raises Retry.
     """
-    prefix = f"{context.config.systems[system].tenant}/".encode()
+    prefix = f"{context.config.systems[system].only_tenant}/".encode()
     reader = f"{context.name}-{system}-truncate"
     keys: set[bytes] = set()
     links = context.topics.links(entity)

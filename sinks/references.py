@@ -1,6 +1,7 @@
 """References between records: from the key that another system knows a parent by to the key that it has here.
 
-A column bound to a field with ``references`` may arrive as ``system:native_key``. What is not of that form stays as it is.
+A column bound to a field with ``references`` may arrive as ``system:native_key``, or as ``system/tenant:native_key`` where the system has
+several tenants. What is not of that form stays as it is.
 """
 
 from __future__ import annotations
@@ -101,10 +102,13 @@ class Referencing(Wrapper):
             if pair is None or pair[0][0] != 2:
                 continue
             text = text_of(pair[0])
-            system, colon, key = text.partition(":")
+            origin, colon, key = text.partition(":")
+            system, _, tenant = origin.partition("/")
             if not colon or system not in self._config.systems:
                 continue
-            local = key if system == self._system else self._local(entity, system, key)
+            tenant = tenant or self._unnamed(system)
+            ours = (system, tenant) == (self._system, write.tenant)
+            local = key if ours else self._local(entity, system, tenant, key, write.tenant)
             if local is None:
                 return {}, Receipt(
                     write.canonical_id,
@@ -112,20 +116,30 @@ class Referencing(Wrapper):
                     REJECTED,
                     write.native_key,
                     kind="missing_parent",
-                    message=f"column {name} refers to {entity} {key} of {system}, which is not in {self._system} yet",
+                    message=f"column {name} refers to {entity} {key} of {origin}, which is not in {self._here(write)} yet",
                 )
             here[name] = text_value(local)
         return here, None
 
-    def _local(self, entity: str, system: str, key: str) -> str | None:
+    def _unnamed(self, system: str) -> str:
+        """Return which tenant a reference means that names none: the only one, or the one that was the only one before it had a name."""
+        spec = self._config.systems[system]
+        return next(iter(spec.all_tenants)) if len(spec.all_tenants) == 1 else spec.tenant
+
+    def _here(self, write: Write) -> str:
+        several = len(self._config.systems[self._system].all_tenants) > 1
+        return f"{self._system}/{write.tenant}" if several else self._system
+
+    def _local(self, entity: str, system: str, tenant: str, key: str, here: str) -> str | None:
+        """Return the key that a record of another place has in our tenant ``here``."""
         view = self._views(entity)
         for wait_s in (0.0, _WAIT_S):
             view.refresh(wait_s)
-            canonical_id = view.canonical_id(system, self._config.systems[system].tenant, key)
+            canonical_id = view.canonical_id(system, tenant, key)
             if canonical_id is None:
                 continue
             spec = self._config.systems[self._system]
-            local = view.native_key(canonical_id, self._system, spec.tenant)
+            local = view.native_key(canonical_id, self._system, here)
             if local is not None:
                 return local
             if (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,8 +110,6 @@ def serving(folder: Path | None = None) -> Iterator[Api]:
         authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
     config = uvicorn.Config(
         Starlette(routes=routes),
-        host="127.0.0.1",
-        port=0,
         log_level="error",
         lifespan="off",
         date_header=False,
@@ -118,13 +117,15 @@ def serving(folder: Path | None = None) -> Iterator[Api]:
         ssl_certfile=certificate,
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:
         wait(lambda: server.started, "the API is up")
-        port = server.servers[0].sockets[0].getsockname()[1]
-        api.url = f"http{'s' if folder else ''}://127.0.0.1:{port}"
+        api.url = f"http{'s' if folder else ''}://127.0.0.1:{listening.getsockname()[1]}"
         yield api
     finally:
         server.should_exit = True
         thread.join(30)
+        listening.close()

@@ -12,7 +12,7 @@ import ast
 import datetime as dt
 import difflib
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
@@ -65,6 +65,12 @@ def compile_condition(text: str, fields: Mapping[str, FieldType]) -> Callable[[R
         reason = getattr(error, "msg", str(error))
         raise ValueError(f"at character {at}: the condition cannot be read ({reason}); {_ALLOWED}") from None
     return _Compiler(text.strip(), fields).test(tree)
+
+
+def condition_fields(text: str, fields: Iterable[str]) -> frozenset[str]:
+    """Return the fields that a condition asks for; it must be one that `compile_condition` takes."""
+    names = {node.id for node in ast.walk(ast.parse(text.strip(), mode="eval")) if isinstance(node, ast.Name)}
+    return frozenset(names & set(fields))
 
 
 class _Compiler:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from tidelock.avro import FieldType
+from tidelock.errors import Fatal
 
 NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -214,6 +215,22 @@ class SystemSpec(Model):
     options: dict[str, Any] = Field(
         default_factory=dict, description="settings of the connector that no other connector has"
     )
+
+    @property
+    def all_tenants(self) -> dict[str, TenantSpec]:
+        """Return the tenants by name, in the order of the file: those of `tenants`, else the single one that `tenant` names."""
+        return self.tenants or {self.tenant: TenantSpec()}
+
+    @property
+    def only_tenant(self) -> str:
+        """Return the name of the single tenant. Raises Fatal where there are several: whoever asks can serve one only."""
+        first, *more = self.all_tenants
+        if more:
+            raise Fatal(
+                f"this {self.kind} system has several tenants ({', '.join((first, *more))}), and its connector knows only one",
+                hint="make each of them a system of its own",
+            )
+        return first
 
 
 class FlowSpec(Model):

@@ -127,10 +127,45 @@ class _Checks:
         if not system.get("dsn") and (capture in _NEEDS_DSN or kind in _SQL_SINKS):
             right = f"add `dsn: postgresql://user:password@host/database`, or `dsn: ${{{str(path[-1]).upper()}_DSN}}`"
             self._wrong((*path, "dsn"), "there is no connection string", right)
+        if _dict(system.get("tenants")):
+            self._tenants(path, system, capture, kind)
         for entity, table in _dict(system.get("entities")).items():
             here = (*path, "entities", entity)
             if self._known(here, entity, self._entities, "entity"):
                 self._table(here, _dict(table), capture, self._fields(entity))
+
+    def _tenants(self, path: Path, system: dict[str, Any], capture: Any, kind: Any) -> None:
+        if "tenant" in system:
+            self._wrong((*path, "tenant"), "the tenants stand in `tenants` already", "remove `tenant`")
+        for option, name in (("kind", kind), ("capture", capture)):
+            if name in _NEEDS_DSN | _SQL_SINKS:
+                right = "make each of them a system of its own; `tenant` names the only one of a system"
+                self._wrong((*path, "tenants"), f"a database is one tenant (`{option}: {name}`)", right)
+                break
+        hold_s = _dict(system.get("options")).get("hold_s")
+        if hold_s is not None and (isinstance(hold_s, bool) or not isinstance(hold_s, int | float) or hold_s < 0):
+            right = "seconds for which a tenant's writes are tried again before they are parked, for example 5"
+            self._wrong((*path, "options", "hold_s"), "this is not a number of seconds", right)
+        for name, tenant in _dict(system.get("tenants")).items():
+            condition = _dict(tenant).get("when")
+            if isinstance(condition, str):
+                self._tenant_condition((*path, "tenants", name, "when"), system, condition)
+
+    def _tenant_condition(self, path: Path, system: dict[str, Any], condition: str) -> None:
+        """Test a tenant's condition on every entity that is written to it: one that it does not fit would go to nobody, or to all."""
+        entities = [e for e in _dict(system.get("entities")) if e in self._entities]
+        written = [
+            e for e in entities if any(f.get("entity") == e and path[1] in _names(f.get("to")) for f in self._flows)
+        ]
+        asked = [(f" for entity `{e}`", self._fields(e)) for e in written]
+        if not asked:  # nothing is written there: it only has to be a condition on what there is
+            asked = [("", {n: spec for e in entities for n, spec in self._fields(e).items()})]
+        for whose, fields in asked:
+            try:
+                compile_condition(condition, {n: _type(spec) for n, spec in fields.items()})
+            except ValueError as error:
+                self._wrong(path, f"the condition is wrong{whose} {error}")
+                return
 
     def _table(self, path: Path, table: dict[str, Any], capture: Any, fields: dict[str, dict[str, Any]]) -> None:
         if capture == "polling" and not table.get("modified"):

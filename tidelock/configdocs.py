@@ -30,7 +30,17 @@ SECTIONS: tuple[tuple[type[BaseModel], str, str], ...] = (
     (config.KafkaSpec, "`kafka`", "The cluster. Without `bootstrap`, `tidelock up` starts an embedded one."),
     (config.RegistrySpec, "`registry`", "The schema registry. Without `url`, `tidelock up` starts an embedded one."),
     (config.TracingSpec, "`tracing`", "Where OpenTelemetry spans go. Without `endpoint` none are made."),
+    (
+        config.CentralSpec,
+        "`central`",
+        "The installation's own database: what has to outlive a worker and be the same for all of them.",
+    ),
     (config.SystemSpec, "`systems.<name>`", "One system of record. The name is what flows and priorities refer to."),
+    (
+        config.TenantSpec,
+        "`systems.<name>.tenants.<tenant>`",
+        "One organisation, portal or database of a system that has several. The name is part of every key: keep it.",
+    ),
     (config.TableSpec, "`systems.<name>.entities.<entity>`", "Where an entity lives in that system."),
     (
         config.Binding,
@@ -50,6 +60,7 @@ MEANINGS: dict[str, str] = {
     "Config.kafka": "see below",
     "Config.registry": "see below",
     "Config.tracing": "see below",
+    "Config.central": "see below",
     "Config.systems": "the systems of record, by name",
     "Config.entities": "the kinds of records, by name",
     "Config.flows": "who feeds whom",
@@ -61,6 +72,7 @@ MEANINGS: dict[str, str] = {
     "TracingSpec.ratio": "share of changes that are traced from end to end; decided from the change's id alone",
     "SystemSpec.dsn": "connection string, `postgresql://user:password@host/database`; never shown in logs",
     "SystemSpec.tenant": "which organisation or database of this system it is; part of every key",
+    "TenantSpec.enabled": "false: nothing is read from it or written to it; what is to be written there is parked until it is true again",
     "SystemSpec.enabled": "false: no worker runs for it; what is to be written waits in its topics",
     "SystemSpec.publication": "replication: a publication that exists already; its own is made and managed unless given",
     "SystemSpec.slot": "replication: name of the slot; made from the system's name unless given",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from tidelock import configchecks, configtree
@@ -51,6 +51,7 @@ def parse(text: str, name: str, variables: Mapping[str, str]) -> Config:
     elif tree.data is not None and not isinstance(tree.data, dict):
         tree.report((), "the file is not a mapping", "start with `systems:`, `entities:` and `flows:`")
     elif tree.data is not None:
+        _keep_secrets(tree)
         try:
             config = Config.model_validate(tree.data)
         except ValidationError as error:
@@ -61,6 +62,18 @@ def parse(text: str, name: str, variables: Mapping[str, str]) -> Config:
     if config is None or tree.problems:
         raise Fatal(_message(name, tree.problems), hint="correct the file; `tidelock check` tests it")
     return config
+
+
+def _keep_secrets(tree: Tree) -> None:
+    """Take secrets as they are written: a password of digits is no number, and loses no zero."""
+    for (*parents, leaf), text in tree.texts.items():
+        if not text or _model_at((*parents, leaf)) is not SecretStr:
+            continue
+        at: Any = tree.data
+        for step in parents:
+            at = at.get(step) if isinstance(at, dict) else None
+        if isinstance(at, dict) and not isinstance(at.get(leaf), str):
+            at[leaf] = text
 
 
 def _message(name: str, problems: list[Problem]) -> str:
@@ -121,7 +134,13 @@ def _shown(given: object) -> str:
 
 
 def _options(path: tuple[int | str, ...]) -> set[str]:
-    """Return the options that may stand at a path, by following the types of the models."""
+    """Return the options that may stand at a path."""
+    here = _model_at(path)
+    return {f.alias or n for n, f in here.model_fields.items()} if _is_model(here) else set()
+
+
+def _model_at(path: tuple[int | str, ...]) -> Any:
+    """Return the type of what may stand at a path, by following the types of the models; None if nothing may."""
     here: Any = Config
     for step in path:
         if _is_model(here):
@@ -131,7 +150,7 @@ def _options(path: tuple[int | str, ...]) -> set[str]:
             here = next((a for a in reversed(arguments) if a is not ...), None)
         if typing.get_origin(here) in (typing.Union, types.UnionType, typing.Annotated):
             here = typing.get_args(here)[0]
-    return {f.alias or n for n, f in here.model_fields.items()} if _is_model(here) else set()
+    return here
 
 
 def _is_model(kind: Any) -> typing.TypeGuard[type[BaseModel]]:

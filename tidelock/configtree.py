@@ -33,10 +33,11 @@ class Problem:
 
 @dataclass
 class Tree:
-    """A file as data; ``lines`` has the line of every path, ``keys`` the line of every key."""
+    """A file as data; ``lines`` has the line of every path, ``texts`` how a scalar that is no text was written."""
 
     data: Any = None
     lines: dict[Path, int] = field(default_factory=dict)
+    texts: dict[Path, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def line(self, path: Path) -> int:
@@ -141,7 +142,10 @@ class _Builder:
         text = self._interpolate(node, path)
         plain = node.style is None
         if plain and (node.tag != _STR or text != node.value):
-            return core_value(text)
+            value = core_value(text)
+            if not isinstance(value, str):
+                self._tree.texts.setdefault(path, text)  # what is merged in comes after what stands here
+            return value
         return text
 
     def _interpolate(self, node: yaml.ScalarNode, path: Path) -> str:

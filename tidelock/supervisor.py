@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from multiprocessing.context import ForkServerProcess
@@ -32,6 +32,7 @@ from tidelock.config import Config
 from tidelock.tenantwatch import TenantWatch
 from tidelock.workers import GROUP, make_context, roles, run
 
+SecretPath = tuple[str | int, ...]
 RESTART_PAUSE_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 PATIENCE_S = 15.0  # a worker that was asked to end is given so long
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -91,7 +92,7 @@ class Supervisor:
 
     def _adopt(self, config: Config) -> None:
         self._config = config
-        self._args = (_dumped(config), _secrets(config), self._bootstrap, self._registry)
+        self._args = (_dumped(config), list(_secrets(config)), self._bootstrap, self._registry)
         self._roles = [r for r in roles(config) if self._only is None or r in self._only]
 
     def renew(self, config: Config) -> None:
@@ -226,40 +227,38 @@ def _dumped(config: Config) -> str:
     return config.model_dump_json(by_alias=True, exclude_unset=True)
 
 
-def _secrets(config: Config) -> dict[str, str]:
-    """Return every secret by its path: a dumped model shows stars in their place."""
-    out: dict[str, str] = {}
-
-    def walk(value: object, path: tuple[str, ...]) -> None:
-        if isinstance(value, SecretStr):
-            out["\0".join(path)] = value.get_secret_value()
-        elif isinstance(value, BaseModel):
-            for name, field in type(value).model_fields.items():
-                walk(getattr(value, name), (*path, field.alias or name))
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                walk(item, (*path, str(key)))
-
-    walk(config, ())
-    return out
+def _secrets(here: Any, path: SecretPath = ()) -> Iterator[tuple[SecretPath, str]]:
+    """Yield every secret of a configuration with its path: a dumped model shows stars in their place."""
+    if isinstance(here, SecretStr):
+        yield path, here.get_secret_value()
+    elif isinstance(here, BaseModel):
+        for name, field in type(here).model_fields.items():
+            yield from _secrets(getattr(here, name), (*path, field.alias or name))
+    elif isinstance(here, Mapping):
+        for key, value in here.items():
+            yield from _secrets(value, (*path, key))
+    elif isinstance(here, list | tuple):
+        for i, value in enumerate(here):
+            yield from _secrets(value, (*path, i))
 
 
-def put_back(data: dict[str, Any], secrets: dict[str, str]) -> None:
-    """Put secrets to where they belong in a dumped configuration."""
-    for path, value in secrets.items():
-        *parents, leaf = path.split("\0")
+def _whole(config_json: str, secrets: list[tuple[SecretPath, str]]) -> Config:
+    """Put the secrets back into a dumped configuration."""
+    data = json.loads(config_json)
+    for (*parents, leaf), value in secrets:
         at = data
         for part in parents:
             at = at[part]
         at[leaf] = value
+    return Config.model_validate(data)
 
 
-def _child(config_json: str, secrets: dict[str, str], bootstrap: str, registry: str, role: str, slot: int) -> None:
+def _child(
+    config_json: str, secrets: list[tuple[SecretPath, str]], bootstrap: str, registry: str, role: str, slot: int
+) -> None:
     with contextlib.suppress(OSError, AttributeError):  # Linux: end with the parent, even where a call hangs
         ctypes.CDLL("libc.so.6").prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    data = json.loads(config_json)
-    put_back(data, secrets)
     logs.set_up()
-    context = make_context(Config.model_validate(data), bootstrap, registry, role, slot)
+    context = make_context(_whole(config_json, secrets), bootstrap, registry, role, slot)
     code = run(context)
     os._exit(code)  # librdkafka's threads need no farewell, and a hanging one must not keep the process

@@ -136,9 +136,10 @@ class FirstStart:
         """Return what identify has kept aside as ambiguous and reported, as (system, key); nothing unless people delete."""
         w, linked = self.world, self.world.linked()
         out: set[tuple[str, str]] = set()
-        for s in w.systems:
-            for messages in w.topics.get(w.context.topics.dlq("identify", s, ENTITY), ()):
-                out |= {(s, (m.key() or b"").decode().partition("/")[2]) for m in messages}
+        for s in w.systems.values():
+            for messages in w.topics.get(w.context.topics.dlq("identify", s.system, ENTITY), ()):
+                keys = [(m.key() or b"").decode().partition("/") for m in messages]
+                out |= {(s.name, native) for tenant, _, native in keys if tenant == s.tenant}
         out = {native for native in out if native not in linked}
         assert self.deletes or not out, f"{out} are reported as ambiguous"
         return out

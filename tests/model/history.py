@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from tests.model.systems import System
-from tests.model.world import ENTITY, FIELDS, World
+from tests.model.world import ENTITY, FIELDS, World, named
 from tidelock.config import Config, Policy
 from tidelock.envelopes import TAKEN, Entry
 
@@ -15,7 +15,7 @@ POLICIES = ("priority", "newest", "keep_golden", "non_null")
 
 def config_of(r: random.Random, systems: list[System]) -> Config:
     """Make a configuration: two or three systems, full mesh or ring, a policy per field."""
-    names = [s.name for s in systems]
+    names = list(dict.fromkeys(s.system for s in systems))
     if len(names) == 3 and r.random() < 0.3:
         flows: list[dict[str, Any]] = [
             {"entity": ENTITY, "from": a, "to": b} for a, b in zip(names, names[1:] + names[:1], strict=True)
@@ -26,9 +26,10 @@ def config_of(r: random.Random, systems: list[System]) -> Config:
         {
             "partitions": 2,
             "systems": {
-                s.name: {
+                s.system: {
                     "capture": "replication" if s.log else "polling",
                     "dsn": "postgresql://nowhere/x",
+                    "tenants": {o.tenant: {} for o in systems if o.system == s.system},
                     "entities": {
                         ENTITY: {
                             "table": ENTITY,
@@ -66,6 +67,8 @@ class History:
     long after their writes, sinks, captures or the merge; there what they wait for piles up.
     """
 
+    NAMES: tuple[str, ...] = ("alpha", "beta", "gamma")
+
     def __init__(self, seed: int) -> None:
         r = self.r = random.Random(seed)
         self.trace: list[str] = []
@@ -76,8 +79,10 @@ class History:
                 n, log=(log := r.random() < 0.5), unique=r.random() < 0.4, external_id=r.random() < 0.5,
                 reformat=r.random() < 0.25, partial=log and r.random() < 0.5,
             )
-            for n in ("alpha", "beta", "gamma")[: r.choice([2, 2, 3])]
+            for n in self.NAMES[: len(self.NAMES) - r.choice([1, 1, 0])]
         ]  # fmt: skip
+        for s in systems:  # whether our id stands in a column is configured for all tenants of a system
+            s.external_id = next(o.external_id for o in systems if o.system == s.system)
         self.world = World(config_of(r, systems), systems)
         self.emails = ["p@x", "q@x", "r@x"][: 1 if self.contended else r.randint(1, 3)]
         self.columns = (
@@ -160,7 +165,7 @@ class History:
         if kind == "merge":
             entry = Entry(kind, cid, keys=(r.choice(records),))
         else:
-            entry = Entry(kind, cid, system, "default", key)
+            entry = Entry(kind, cid, w.systems[system].system, w.systems[system].tenant, key)
         self.decided = True
         self.trace.append(f"a person decides: {kind} {entry.canonical_id} {entry.native_key} {entry.keys}")
         w.enter(entry, identity=True)
@@ -270,12 +275,13 @@ class History:
         """Return the native records that identify has reported."""
         w = self.world
         out: set[tuple[str, str]] = set()
-        for s in w.systems:
-            for messages in w.topics.get(w.context.topics.dlq("identify", s, ENTITY), ()):
+        for system in {s.system for s in w.systems.values()}:
+            for messages in w.topics.get(w.context.topics.dlq("identify", system, ENTITY), ()):
                 for m in messages:
                     value = m.value()
                     if value is not None:
-                        out.add((s, w.context.codec.change_reader(value).read(value).native_key))
+                        change = w.context.codec.change_reader(value).read(value)
+                        out.add((named(f"{change.system}/{change.tenant}"), change.native_key))
         return out
 
     def in_step(self, s: System, key: str, cid: str, golden: dict[str, Any], records: dict[str, Any]) -> None:
@@ -284,16 +290,15 @@ class History:
         parked: set[str] = set()
         record = records.get(cid)
         if record is not None:
-            place = f"{s.name}/default"
-            copy = record.copies.get(place)
+            copy = record.copies.get(s.place)
             assert copy is not None, f"{cid} does not know its copy {s.name} {key}"
             assert copy.flight is None, f"{cid} waits for a receipt from {s.name}"
             plan = self.world.plans[ENTITY]
             parked = {
-                plan.systems[s.name].columns[c]
+                plan.systems[s.system].columns[c]
                 for b in copy.parked
                 if b >= 0
-                for c in plan.systems[s.name].bindings[b].columns
+                for c in plan.systems[s.system].bindings[b].columns
             }
             parked |= {plan.fields[f].name for f in record.manual}
         for f in FIELDS:
@@ -312,11 +317,11 @@ class History:
 
     def writes_few(self) -> None:
         """Check that no more writes reached a field of a system than there were edits of that field: each is written once."""
-        for s in self.world.systems:
+        for s in self.world.systems.values():
             for f in ("name", "city", "points"):
-                wrote = sum(f in write.columns for write in self.world.writes if write.system == s)
+                wrote = sum(f in w.columns for w in self.world.writes if f"{w.system}/{w.tenant}" == s.place)
                 edits = sum(column == f for _, _, column, _ in self.edits)
-                assert wrote <= edits + 1, f"{s}.{f} was written {wrote} times for {edits} edits: a loop"
+                assert wrote <= edits + 1, f"{s.name}.{f} was written {wrote} times for {edits} edits: a loop"
 
     def counters_kept(self, golden: dict[str, dict[str, Any]]) -> None:
         """Check that a counter holds what everybody added to it."""
@@ -380,6 +385,12 @@ class History:
             while p in again.behind("merge", t.journal(ENTITY)):
                 again.fold("merge", t.journal(ENTITY), p)
         assert _last(w, t.hub(ENTITY)) == _last(again, t.hub(ENTITY)), "the same journal gives other golden records"
+
+
+class TenantHistory(History):
+    """A history in which a system has several tenants: each of them has, or may have, a copy of every record."""
+
+    NAMES = ("alpha", "beta/north", "beta/south", "gamma")
 
 
 def _last(w: World, topic: str) -> dict[bytes | None, bytes | None]:

@@ -33,25 +33,34 @@ def configure(
     fields: Mapping[str, Mapping[str, Any]] = FIELD_SPECS,
     flows: Sequence[Mapping[str, Any]] = (),
     tables: Mapping[str, Mapping[str, Any]] | None = None,
+    tenants: Mapping[str, Mapping[str, Any]] | None = None,
     **entity: Any,
 ) -> Config:
-    """Make a configuration of one entity: every field bound to the column of its name, every system to every other, unless told otherwise."""
-    names = [s.name for s in systems]
+    """Make a configuration of one entity: every field bound to the column of its name, every system to every other, unless told otherwise.
+
+    ``tenants``: what the configuration says of one that has a name ``system/tenant``.
+    """
+    names = list(dict.fromkeys(s.system for s in systems))
     mesh = [{"from": a, "to": [b for b in names if b != a]} for a in names]
     captures = {(True, True): "replication", (True, False): "polling"}
     return Config.model_validate(
         {
             "partitions": 2,
             "systems": {
-                s.name: {
+                s.system: {
                     "capture": captures.get((s.captured_at_all, s.log), "none"),
                     "dsn": "postgresql://nowhere/x",
+                    "tenants": {
+                        o.tenant: (tenants or {}).get(o.name, {})
+                        for o in systems
+                        if o.system == s.system and "/" in o.name
+                    },
                     "entities": {
                         ENTITY: {
                             "table": ENTITY,
                             "canonical_id": "hub_id" if s.external_id else None,
                             "map": [{"column": f, "field": f} for f in fields],
-                            **(tables or {}).get(s.name, {}),
+                            **(tables or {}).get(s.system, {}),
                         }
                     },
                 }
@@ -133,7 +142,8 @@ class Scene:
 
     def writes(self, system: str, since: int = 0) -> list[Write]:
         """Return the writes a system has been given."""
-        return [w for w in self.world.writes[since:] if w.system == system]
+        place = self[system].place
+        return [w for w in self.world.writes[since:] if f"{w.system}/{w.tenant}" == place]
 
     def conflicts(self) -> list[dict[str, Any]]:
         """Return the recorded conflicts."""
@@ -164,7 +174,8 @@ class Scene:
 
     def enter(self, kind: str, cid: str = "", system: str = "", *, identity: bool = False, **more: Any) -> None:
         """Let a person or a tool put an entry into the record's journal, or into the identity topic."""
-        self.world.enter(Entry(kind, cid or self.cid, system, "default", **more), identity=identity)
+        name, _, tenant = system.partition("/")
+        self.world.enter(Entry(kind, cid or self.cid, name, tenant or "default", **more), identity=identity)
 
     def agree(self, *fields: str) -> None:
         """Check that every system shows the golden values, as it spells them."""

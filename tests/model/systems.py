@@ -47,7 +47,7 @@ class Seen:
 
 @dataclass
 class System:
-    """One simulated system of record with a capture and a sink."""
+    """One simulated system of record with a capture and a sink; or one tenant of it, if its name is ``system/tenant``."""
 
     name: str
     log: bool = True
@@ -69,6 +69,21 @@ class System:
     receipts: list[tuple[int, Write, Receipt]] = field(default_factory=list)  # written, not yet told
     told: list[tuple[int, Write, Receipt]] = field(default_factory=list)
     wrote: int = 0
+
+    @property
+    def system(self) -> str:
+        """Return the system as the configuration names it."""
+        return self.name.partition("/")[0]
+
+    @property
+    def tenant(self) -> str:
+        """Return the tenant."""
+        return self.name.partition("/")[2] or "default"
+
+    @property
+    def place(self) -> str:
+        """Return the place as the hub names it."""
+        return f"{self.system}/{self.tenant}"
 
     @property
     def kinds(self) -> dict[str, FieldType]:
@@ -117,7 +132,7 @@ class System:
     def create(self, values: dict[str, Any], ours: bool = False) -> str:
         self.clock += 1
         self.made += 1
-        key = f"{self.name}{self.made}"
+        key = f"{self.name.replace('/', '_')}{self.made}"
         row = {c.name: None for c in self.columns} | {"id": key}
         row.update({c: self.stored(c, v) for c, v in values.items()})
         self.rows[key] = Row(row, self.clock)

@@ -123,8 +123,16 @@ class MemoryOverlay:
         self._new.clear()
 
 
+def named(place: str) -> str:
+    """Return the name of the simulated system that is a place."""
+    return place.removesuffix("/default")
+
+
 class World:
-    """An installation between systems, one step at a time. ``seeded``: what the systems held at the start was read long ago."""
+    """An installation between systems, one step at a time. ``seeded``: what the systems held at the start was read long ago.
+
+    A system that has several tenants is one `System` per tenant here, and shares its topics.
+    """
 
     def __init__(self, config: Config, systems: list[System], *, seeded: bool = True) -> None:
         self.config = config
@@ -143,8 +151,8 @@ class World:
         self.restart_identify()
         self.restart_router()
         t = self.context.topics
-        self.cdc = {s: t.cdc(s, ENTITY) for s in self.systems}
-        self.sync = {s: t.sync(s, ENTITY) for s in self.systems}
+        self.cdc = {s.name: t.cdc(s.system, ENTITY) for s in systems}
+        self.sync = {s.name: t.sync(s.system, ENTITY) for s in systems}
         self.writers = {s.name: self._writer(s) for s in systems}
         self.writes: list[Write] = []  # every write a sink has taken, in order
         self.now = 0
@@ -158,7 +166,7 @@ class World:
         return Context(config=self.config, kafka=None, codec=codec, role="test")  # type: ignore[arg-type]
 
     def _writer(self, s: System) -> ChangeWriter:
-        return self.context.codec.change_writer(self.cdc[s.name], s.name, "default", ENTITY, s.columns)
+        return self.context.codec.change_writer(self.cdc[s.name], s.system, s.tenant, ENTITY, s.columns)
 
     # ------------------------------------------------------------------------------------------------ restarts
 
@@ -217,7 +225,7 @@ class World:
         """Publish the marks of a seed's end (producers.seeded)."""
         n = self.config.partitions
         for p in range(n):
-            entry = Entry("seeded", system=s.name, tenant="default", partition=p, offset=n)
+            entry = Entry("seeded", system=s.system, tenant=s.tenant, partition=p, offset=n)
             self.produce(self.cdc[s.name], None, self.entry_header + entry.encode(), p, [SEEDED])
 
     def behind(self, group: str, topic: str) -> list[int]:
@@ -238,16 +246,20 @@ class World:
         ``receipt:alpha``, ``learn``, ``merge`` or ``identify``; what to call)."""
         t = self.context.topics
         out: list[tuple[str, Callable[[], None]]] = []
+        read: set[str] = set()
         for s in self.systems.values():
             if s.dirty:
                 out.append((f"poll:{s.name}", s.poll))
             if s.captured:
                 out.append((f"capture:{s.name}", partial(self.capture, s)))
-            out += [
-                (f"route:{s.name}", partial(self.route, self.cdc[s.name], p))
-                for p in self.behind("route", self.cdc[s.name])
-            ]
-            out += [(f"sink:{s.name}", partial(self.write, s, p)) for p in self.behind("sink", self.sync[s.name])]
+            if s.system not in read:  # its tenants share the topics
+                read.add(s.system)
+                cdc, sync = self.cdc[s.name], self.sync[s.name]
+                out += [(f"route:{s.system}", partial(self.route, cdc, p)) for p in self.behind("route", cdc)]
+                out += [
+                    (f"sink:{self.next_write(sync, p)}", partial(self.write, sync, p))
+                    for p in self.behind("sink", sync)
+                ]
             if s.receipts:
                 out.append((f"receipt:{s.name}", partial(self.tell, s)))
         out += [("learn", partial(self.learn, p)) for p in self.behind("route", t.links(ENTITY))]
@@ -264,7 +276,7 @@ class World:
         seen = s.captured.pop(0)
         self.now += 1
         pos = position(seen.version)
-        event = event_id(key_digest(s.name, "default", ENTITY, seen.key), pos)
+        event = event_id(key_digest(s.system, s.tenant, ENTITY, seen.key), pos)
         after = None
         if seen.values is not None:
             after = [
@@ -275,7 +287,7 @@ class World:
             event, pos, op if seen.op is None or after is None else seen.op, self.now + s.skew, self.now, seen.key.encode(),
             after, absent=seen.absent, origin=OURS if seen.ours else None, actor=s.actor,
         )  # fmt: skip
-        self.produce(self.cdc[s.name], f"default/{seen.key}".encode(), value)
+        self.produce(self.cdc[s.name], f"{s.tenant}/{seen.key}".encode(), value)
 
     def route(self, topic: str, p: int) -> None:
         self._send(self.router.route([self._next("route", topic, p)]))
@@ -301,9 +313,15 @@ class World:
         state.commit()
         runner.applied()
 
-    def write(self, s: System, p: int) -> None:
+    def next_write(self, topic: str, p: int) -> str:
+        """Return the name of the system that a sink's next write is for."""
+        write = Write.decode(self.topics[topic][p][self.cursors["sink", topic, p]].value() or b"")
+        return named(f"{write.system}/{write.tenant}")
+
+    def write(self, topic: str, p: int) -> None:
         """Let a sink take its next write. What became of it is told by `tell`, at any time later."""
-        m = self._next("sink", self.sync[s.name], p)
+        s = self.systems[self.next_write(topic, p)]
+        m = self._next("sink", topic, p)
         write = Write.decode(m.value() or b"")
         self.writes.append(write)
         s.receipts.append((p, write, s.apply(write)))
@@ -317,10 +335,10 @@ class World:
     def tell_again(self, s: System, told: tuple[int, Write, Receipt]) -> None:
         """Publish a receipt, be it for the second time."""
         p, write, receipt = told
-        pack = Receipts(s.name, "default", ENTITY, self.now, [receipt]).encode()
+        pack = Receipts(s.system, s.tenant, ENTITY, self.now, [receipt]).encode()
         if write.op == "create" and s.captured_at_all:
             entry = Entry(
-                "created", write.canonical_id, s.name, "default", receipt.native_key or "", receipt.position or bytes(16),
+                "created", write.canonical_id, s.system, s.tenant, receipt.native_key or "", receipt.position or bytes(16),
                 partition=p, payload=self.receipts_header + pack,
             )  # fmt: skip
             self.produce(self.context.topics.identity(ENTITY), None, self.entry_header + entry.encode(), 0)
@@ -385,13 +403,14 @@ class World:
         return out
 
     def linked(self) -> dict[tuple[str, str], str]:
-        """Return (system, native key) → canonical id from the links topic."""
+        """Return (name of a simulated system, native key) → canonical id from the links topic."""
         out: dict[tuple[str, str], str] = {}
         for messages in self.topics.get(self.context.topics.links(ENTITY), ()):
             for m in messages:
-                system, _, native = (m.key() or b"").decode().split("/", 2)
+                system, tenant, native = (m.key() or b"").decode().split("/", 2)
+                name = named(f"{system}/{tenant}")
                 if m.value() is None:
-                    out.pop((system, native), None)
+                    out.pop((name, native), None)
                 else:
-                    out[system, native] = self.context.codec.decode(m.value() or b"")["canonical_id"]
+                    out[name, native] = self.context.codec.decode(m.value() or b"")["canonical_id"]
         return out

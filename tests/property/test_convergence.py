@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.model.history import History
+from tests.model.history import History, TenantHistory
 
 SEEDS = range(500)
 SLICES = 4
@@ -18,15 +18,25 @@ def test_every_history_converges_loses_nothing_and_replays(part: int) -> None:
 
     Each run takes other histories, besides the first ones, which are always the same; a failure names its seed.
     """
-    seeds = [*SEEDS[part::SLICES], *(random.getrandbits(48) for _ in SEEDS[part::SLICES])]
-    for seed in seeds:
-        history = History(seed)
-        try:
-            history.run()
-        except Exception as error:
-            error.add_note(f"History({seed}); its {len(history.trace)} steps:")
-            error.add_note("\n".join(history.trace))
-            raise
+    for seed in (*SEEDS[part::SLICES], *(random.getrandbits(48) for _ in SEEDS[part::SLICES])):
+        run(History(seed), seed)
+
+
+@pytest.mark.parametrize("part", range(SLICES))
+def test_tenants_of_a_system_converge_as_systems_do(part: int) -> None:
+    """The same where one of the systems has two tenants, each with copies of its own."""
+    for seed in (*SEEDS[part :: 2 * SLICES], *(random.getrandbits(48) for _ in SEEDS[part :: 2 * SLICES])):
+        run(TenantHistory(seed), seed)
+
+
+def run(history: History, seed: int) -> None:
+    """Run a history; if it fails, say how to run it again."""
+    try:
+        history.run()
+    except Exception as error:
+        error.add_note(f"{type(history).__name__}({seed}); its {len(history.trace)} steps:")
+        error.add_note("\n".join(history.trace))
+        raise
 
 
 def test_histories_contend() -> None:

@@ -59,7 +59,7 @@ def test_release_lets_everything_up_to_a_time_pass_and_counts_anew() -> None:
         limits.check("j", 0, _change(at), state)
     with pytest.raises(Reject):
         limits.check("j", 0, _change(2), state)
-    limits.release("j", 0, "crm", "ann", 10, state)
+    limits.release("j", 0, "crm", "", "ann", 10, state)
     for _ in range(5):
         limits.check("j", 0, _change(10), state)
     limits.check("j", 0, _change(11), state)

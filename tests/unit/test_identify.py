@@ -117,7 +117,7 @@ def plan(ambiguous: str = "quarantine", external: str | None = None) -> Any:
         bindings = [SimpleNamespace(index=i, fields=(i,), columns=(i,), reads=True) for i in range(2)]
         return SimpleNamespace(
             system=name, tenant="default", captured=captured, bindings=bindings, columns=("email", "phone"),
-            external_id=external, reader=lambda columns: _Reader(),
+            external_id=external, reader=lambda columns: _Reader(), when=None,
         )  # fmt: skip
 
     systems = {s.system: s for s in (system("crm"), system("erp"), system("store", captured=False))}
@@ -126,7 +126,7 @@ def plan(ambiguous: str = "quarantine", external: str | None = None) -> Any:
         return tuple(f"{i}:{decode_bytes(v, 1)[0].decode()}" if v != NULL else "" for i, v in enumerate(golden))
 
     return SimpleNamespace(
-        name="contact", systems=systems, fields=("email", "phone"), field_index={"email": 0, "phone": 1},
+        name="contact", systems=systems, places={f"{s}/default": p for s, p in systems.items()}, fields=("email", "phone"), field_index={"email": 0, "phone": 1},
         spec=SimpleNamespace(match=(("email",), ("phone",)), ambiguous=ambiguous), match_keys=match_keys,
         into=lambda to: [SimpleNamespace(create=True)], reaches=lambda a, b: True,
     )  # fmt: skip

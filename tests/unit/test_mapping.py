@@ -489,7 +489,7 @@ def test_flows_reach_transitively() -> None:
     assert not plan.reaches("d", "a")
     assert not plan.reaches("a", "a")
     assert [f.source for f in plan.into("d")] == ["b", "c"]
-    assert plan.rank == {"c": 0, "a": 1, "b": 2, "d": 3}
+    assert plan.rank == {"c/default": 0, "a/default": 1, "b/default": 2, "d/default": 3}
     assert plan.systems["a"].accepted == {1}
     assert plan.systems["b"].accepted == {0, 1}
     assert plan.systems["d"].accepted == frozenset()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 
 from tests.access import SECRETS, make_config
 from tidelock import central, supervisor
-from tidelock.config import Config
 from tidelock.errors import Fatal
 from tidelock.tenants import Tenants, with_tenants
 from tidelock.workers import roles
@@ -75,12 +73,10 @@ def test_a_system_that_has_no_tenants_yet_takes_part_in_nothing(tmp_path: Path) 
 
 def test_workers_get_the_configuration_as_it_is_secrets_included(tmp_path: Path) -> None:
     config = make_config(tmp_path, dsn="postgresql://u:pr1vate@h/central")
-    text, secrets = supervisor._dumped(config), supervisor._secrets(config)
+    text, secrets = supervisor._dumped(config), list(supervisor._secrets(config))
     assert not [s for s in SECRETS if s in text]
-    assert set(SECRETS) & set(secrets.values()) == {SECRETS[0], SECRETS[2]}
-    data = json.loads(text)
-    supervisor.put_back(data, secrets)
-    again = Config.model_validate(data)
+    assert set(SECRETS) & {value for _, value in secrets} == {SECRETS[0], SECRETS[2]}
+    again = supervisor._whole(text, secrets)
     assert again == config
     assert [t.name for t in Tenants(again, None).all("single")] == ["default"], "what was not set stays so"
     assert Tenants(again, None).all("hub") == []
