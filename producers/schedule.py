@@ -56,7 +56,7 @@ class RunLog:
         self._topic = context.topics.ops("runs")
         self._system = system
         self._publisher = publisher
-        self._quiet: dict[tuple[str, str], tuple[float, int]] = {}
+        self._quiet: dict[tuple[str, str, str | None], tuple[float, int]] = {}
 
     def started(self, entity: str, kind: str, due: float, started: float) -> None:
         """Tell that a scheduled run began, so that one that hangs is seen."""
@@ -73,15 +73,16 @@ class RunLog:
         error: str | None,
         *,
         scheduled: bool,
+        tenant: str | None = None,
     ) -> None:
-        """Tell how a run ended."""
-        told, runs = self._quiet.get((entity, kind), (0.0, 0))
+        """Tell how a run ended; ``tenant`` is named where there are several."""
+        told, runs = self._quiet.get((entity, kind, tenant), (0.0, 0))
         now = time.time()
         if not scheduled and error is None and published == 0 and now - told < IDLE_REPORT_S:
-            self._quiet[entity, kind] = (told, runs + 1)
+            self._quiet[entity, kind, tenant] = (told, runs + 1)
             return
-        self._quiet[entity, kind] = (now, 0)
-        self._send(entity, kind, due, started, now, read, published, error, runs + 1)
+        self._quiet[entity, kind, tenant] = (now, 0)
+        self._send(entity, kind, due, started, now, read, published, error, runs + 1, tenant)
 
     def _send(
         self,
@@ -94,6 +95,7 @@ class RunLog:
         published: int,
         error: str | None,
         runs: int,
+        tenant: str | None = None,
     ) -> None:
         content = {
             "system": self._system,
@@ -106,6 +108,8 @@ class RunLog:
             "published": published,
             "error": error,
             "runs": runs,
+            **({} if tenant is None else {"tenant": tenant}),
         }
-        key = f"{self._system}/{entity}/{kind}".encode()
+        place = self._system if tenant is None else f"{self._system}/{tenant}"
+        key = f"{place}/{entity}/{kind}".encode()
         self._publisher.raw(self._topic, key, json.dumps(content, separators=(",", ":")).encode())

@@ -119,7 +119,15 @@ def serving(folder: Path | None = None) -> Iterator[Api]:
     server = uvicorn.Server(config)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+
+    async def main() -> None:
+        await server.serve(sockets=[listening])
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        for _ in range(5):  # transports say goodbye in a later turn, those with TLS in a still later one
+            await asyncio.sleep(0)
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
     try:
         wait(lambda: server.started, "the API is up")

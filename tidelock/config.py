@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from tidelock.avro import FieldType
 from tidelock.errors import Fatal
 
+DATABASE_CAPTURES = frozenset({"replication", "outbox", "polling", "rowhash"})
+"""Captures of a database: they have a `dsn` and one tenant."""
+
 NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 

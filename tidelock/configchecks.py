@@ -15,9 +15,9 @@ from croniter import croniter
 
 from tidelock.avro import FieldType
 from tidelock.conditions import compile_condition
+from tidelock.config import DATABASE_CAPTURES
 from tidelock.configtree import Path, Tree
 
-_NEEDS_DSN = {"replication", "outbox", "polling", "rowhash"}
 _SQL_SINKS = {"postgres", "store"}
 _TEMPORAL = {FieldType.DATE, FieldType.TIMESTAMP, FieldType.LOCAL_TIMESTAMP}
 _NUMERIC = {FieldType.INTEGER, FieldType.NUMBER, FieldType.DECIMAL}
@@ -124,7 +124,7 @@ class _Checks:
             self._known((*path, "capture"), capture, producers | {"none"}, "way of capture")
         if sinks:
             self._known((*path, "kind"), kind, sinks, "kind of system")
-        if not system.get("dsn") and (capture in _NEEDS_DSN or kind in _SQL_SINKS):
+        if not system.get("dsn") and (capture in DATABASE_CAPTURES or kind in _SQL_SINKS):
             right = f"add `dsn: postgresql://user:password@host/database`, or `dsn: ${{{str(path[-1]).upper()}_DSN}}`"
             self._wrong((*path, "dsn"), "there is no connection string", right)
         if _dict(system.get("tenants")):
@@ -138,7 +138,7 @@ class _Checks:
         if "tenant" in system:
             self._wrong((*path, "tenant"), "the tenants stand in `tenants` already", "remove `tenant`")
         for option, name in (("kind", kind), ("capture", capture)):
-            if name in _NEEDS_DSN | _SQL_SINKS:
+            if name in DATABASE_CAPTURES | _SQL_SINKS:
                 right = "make each of them a system of its own; `tenant` names the only one of a system"
                 self._wrong((*path, "tenants"), f"a database is one tenant (`{option}: {name}`)", right)
                 break

@@ -35,6 +35,10 @@ class Topics:
     def state(self, stage: str, entity: str) -> str:
         return f"{self.prefix}state.{stage}.{entity}"
 
+    def jobs(self, lane: str, system: str) -> str:
+        """Name the jobs of one system's capture: ``increments`` or ``loads``."""
+        return f"{self.prefix}jobs.{lane}.{system}"
+
     def ops(self, what: str) -> str:
         """Name one of ``activity``, ``audit``, ``conflicts``, ``alerts``, ``runs``, ``signals``."""
         return f"{self.prefix}ops.{what}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from tidelock.config import Config
+from tidelock.config import DATABASE_CAPTURES, Config
 from tidelock.kafka import TopicSpec
 from tidelock.topics import Topics
 
 DAY_S = 86_400
+LANES = ("increments", "loads")
+JOB_PARTITIONS = 8
+"""Of the jobs of captures of HTTP APIs: more workers than this of one system share no more work."""
 
 
 def all_topics(config: Config) -> list[TopicSpec]:
@@ -35,6 +38,9 @@ def all_topics(config: Config) -> list[TopicSpec]:
                     add(t.dlq(stage, name, entity), 1)
             add(t.sync(name, entity))
             add(t.dlq("sink", name, entity), 1)
+        if system.capture not in DATABASE_CAPTURES | {"none"}:
+            for lane in LANES:
+                add(t.jobs(lane, name), max(n, JOB_PARTITIONS), retention_s=7 * DAY_S)
     add(t.ops("activity"), 1, retention_s=DAY_S)
     add(t.ops("audit"), n, retention_s=kept_s)
     add(t.ops("conflicts"), 1, retention_s=kept_s)

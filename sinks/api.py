@@ -1,0 +1,280 @@
+"""The sink for HTTP APIs: base checks, outcomes and positions, around a vendor's `sinks.target.Target`.
+
+A connector is a class with `target` set:
+
+    class AcmeSink(ApiSink):
+        target = AcmeTarget
+
+An update reads the records first (batched), writes only columns that still have their base, and learns where its write landed: from the
+answer if the API tells, else by reading back. Between the look and the write somebody may write too: how wide that window is, each
+connector's page says; where the API can check a version in the write itself (`Target.checks_version`) there is none.
+
+A repeated write is harmless: an update that meets its own value finds its base gone and answers ``refused`` with what stands there, which
+merge takes for agreement; a create finds the record that carries its canonical id.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from sinks.base import Outcome
+from sinks.target import Creation, Edit, Result, Target
+from tidelock.apis.records import ApiColumn, Record
+from tidelock.avro import NULL
+from tidelock.change import position
+from tidelock.config import TableSpec
+from tidelock.context import Context
+from tidelock.envelopes import APPLIED, MISSING, REJECTED, TAKEN, Receipt, Write
+from tidelock.errors import Fatal, Reject
+from tidelock.tenants import Tenant
+
+_LOOKS = 3  # at a record that others keep changing
+_MOST_TARGETS = 500
+
+
+class ApiSink:
+    """Write to one system with all its tenants (`sinks.base.Sink`); a batch is of one entity and one tenant."""
+
+    target: ClassVar[type[Target]]
+
+    def __init__(self, context: Context, system: str) -> None:
+        self._context, self._system = context, system
+        self._spec = context.config.systems[system]
+        self._captured = self._spec.capture != "none"
+        self.tenants = context.access.tenants
+        self._targets: OrderedDict[str, tuple[Any, Target, dict[str, dict[str, ApiColumn]]]] = OrderedDict()
+
+    def setup(self) -> None:
+        """Nothing is asked of a vendor before there is something to write."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+        for _, target, _ in self._targets.values():
+            target.close()
+        self._targets.clear()
+
+    def write(self, batch: Sequence[Write]) -> list[Outcome]:
+        """Carry out writes of one entity and tenant; see `sinks.base.Sink.write`."""
+        entity, tenant = batch[0].entity, self.tenants.get(self._system, batch[0].tenant)
+        table = self._spec.entities.get(entity)
+        if table is None:
+            raise Fatal(
+                f"system {self._system} has no entity {entity} in the configuration",
+                hint="writes to it are waiting: add it again, or delete its topic of writes",
+            )
+        target, columns = self._tools(tenant, entity, table)
+        work = _Batch(target, table, columns, captured=self._captured)
+        for op, carry_out in (("create", work.create), ("update", work.update), ("delete", work.delete)):
+            todo = [(i, w) for i, w in enumerate(batch) if w.op == op]
+            if todo:
+                carry_out(todo)
+        return [work.found[i] for i in range(len(batch))]
+
+    def _tools(self, tenant: Tenant, entity: str, table: TableSpec) -> tuple[Target, dict[str, ApiColumn]]:
+        stamp = (tenant.url, dict(tenant.options), dict(tenant.credentials))
+        known = self._targets.get(tenant.name)
+        if known is None or known[0] != stamp:
+            if known is not None:
+                known[1].close()
+            known = self._targets[tenant.name] = (stamp, self.target(self._context, tenant), {})
+            while len(self._targets) > _MOST_TARGETS:
+                self._targets.popitem(last=False)[1][1].close()
+        self._targets.move_to_end(tenant.name)
+        _, target, columns = known
+        if entity not in columns:
+            columns[entity] = target.columns(table)
+        return target, columns[entity]
+
+
+Todo = list[tuple[int, Write]]
+
+
+class _Batch:
+    """One call of `ApiSink.write`; ``found`` holds the receipts by place in the batch."""
+
+    def __init__(self, target: Target, table: TableSpec, columns: dict[str, ApiColumn], *, captured: bool) -> None:
+        self._target, self._table, self._columns = target, table, columns
+        self._captured = captured
+        self.found: dict[int, Receipt] = {}
+
+    # ------------------------------------------------------------------------------------------------ creates
+
+    def create(self, todo: Todo) -> None:
+        """Make records, but none twice."""
+        there = self._target.find(self._table, [w.canonical_id for _, w in todo]) if self._table.canonical_id else {}
+        items: list[tuple[int, Write, Creation]] = []
+        met: list[tuple[int, Write]] = []
+        for i, w in todo:
+            if w.canonical_id in there:
+                met.append((i, replace(w, op="update", native_key=there[w.canonical_id])))
+                continue
+            try:
+                values = self._values({name: value for name, (value, _) in w.columns.items()})
+            except Reject as error:
+                self._reject(i, w, error)
+                continue
+            if self._table.canonical_id is not None:
+                values[self._table.canonical_id] = w.canonical_id
+            items.append((i, w, Creation(w.canonical_id, values)))
+        if met:
+            self._standing(met)
+        if items:
+            results = self._target.create(self._table, [item for _, _, item in items])
+            self._conclude([(i, w, {n: v for n, (v, _) in w.columns.items()}) for i, w, _ in items], results)
+
+    def _standing(self, todo: Todo) -> None:
+        """Answer creates whose records are there already, by us, with what stands there."""
+        names = _names(todo)
+        records = self._target.read(self._table, [str(w.native_key) for _, w in todo], names)
+        for i, w in todo:
+            record = records.get(str(w.native_key))
+            values = {} if record is None else self._differing(record, {n: v for n, (v, _) in w.columns.items()})
+            where = None if record is None else position(*record.version)
+            self.found[i] = Receipt(w.canonical_id, w.version, APPLIED, w.native_key, where, (), values)
+
+    # ------------------------------------------------------------------------------------------------ updates
+
+    def update(self, todo: Todo) -> None:
+        """Change what still has its base."""
+        for _ in range(_LOOKS):
+            todo = self._update_once(todo)
+            if not todo:
+                return
+        for i, w in todo:
+            error = Reject(
+                "others change the record faster than it can be written",
+                kind="contention",
+                hint="tried again with its next change",
+            )
+            self._reject(i, w, error)
+
+    def _update_once(self, todo: Todo) -> Todo:
+        """Carry out updates; return those whose records changed between the look and the write."""
+        seen: dict[str, Record] = {}
+        if self._captured:
+            seen = self._target.read(self._table, [str(w.native_key) for _, w in todo], _names(todo))
+        items: list[tuple[int, Write, Edit]] = []
+        sent: list[tuple[int, Write, dict[str, bytes]]] = []
+        refused: dict[int, dict[str, bytes]] = {}
+        for i, w in todo:
+            key = str(w.native_key)
+            record = seen.get(key)
+            if self._captured and (record is None or record.deleted):
+                self.found[i] = Receipt(w.canonical_id, w.version, MISSING, w.native_key)
+                continue
+            wanted = {name: value for name, (value, _) in w.columns.items()}
+            refused[i] = {} if record is None else self._off_base(record, w)
+            wanted = {name: value for name, value in wanted.items() if name not in refused[i]}
+            if not wanted:
+                where = None if record is None else position(*record.version)
+                self.found[i] = Receipt(
+                    w.canonical_id, w.version, APPLIED, w.native_key, where, tuple(refused[i]), refused[i]
+                )
+                continue
+            try:
+                values = self._values(wanted)
+            except Reject as error:
+                self._reject(i, w, error)
+                continue
+            items.append((i, w, Edit(key, values, record)))
+            sent.append((i, w, wanted))
+        if not items:
+            return []
+        results = self._target.update(self._table, [item for _, _, item in items])
+        again = [(i, w) for (i, w, _), result in zip(sent, results, strict=True) if result.moved]
+        kept = [(s, r) for s, r in zip(sent, results, strict=True) if not r.moved]
+        self._conclude([s for s, _ in kept], [r for _, r in kept], refused)
+        return again
+
+    def _off_base(self, record: Record, write: Write) -> dict[str, bytes]:
+        """Return the columns that somebody has changed since the write was computed, with what stands there (decision 0018)."""
+        out = {}
+        for name, (_, base) in write.columns.items():
+            column = self._column(name)
+            if name in record.values:
+                standing = column.generic(record.values[name])
+                if standing != base:
+                    out[name] = standing
+        return out
+
+    # ------------------------------------------------------------------------------------------------ deletes
+
+    def delete(self, todo: Todo) -> None:
+        """Delete; what is gone already is done."""
+        results = self._target.delete(self._table, [str(w.native_key) for _, w in todo])
+        for (i, w), result in zip(todo, results, strict=True):
+            if result.error is not None:
+                self._reject(i, w, result.error)
+            else:
+                where = None if result.version is None else position(*result.version)
+                self.found[i] = Receipt(w.canonical_id, w.version, APPLIED, w.native_key, where)
+
+    # ------------------------------------------------------------------------------------------------ receipts
+
+    def _conclude(
+        self,
+        sent: list[tuple[int, Write, dict[str, bytes]]],
+        results: Sequence[Result],
+        refused: dict[int, dict[str, bytes]] | None = None,
+    ) -> None:
+        """Make the receipts of creates and updates; where the answer did not say what stands there now, it is read back."""
+        done: list[tuple[int, Write, dict[str, bytes], str, Result]] = []
+        for (i, w, values), result in zip(sent, results, strict=True):
+            if result.error is not None and not result.taken:
+                self._reject(i, w, result.error)
+            elif result.taken:
+                message = (
+                    "another record there holds a value that must be unique"
+                    if result.error is None
+                    else result.error.message
+                )
+                self.found[i] = Receipt(w.canonical_id, w.version, TAKEN, result.key, kind="unique", message=message)
+            elif result.missing:
+                self.found[i] = Receipt(w.canonical_id, w.version, MISSING, w.native_key)
+            else:
+                done.append((i, w, values, str(result.key or w.native_key), result))
+        unread = [key for _, _, _, key, result in done if result.record is None] if self._captured else []
+        names = tuple(dict.fromkeys(n for _, _, values, _, _ in done for n in values))
+        back = self._target.read(self._table, unread, names) if unread else {}
+        for i, w, values, key, result in done:
+            record = result.record or back.get(key)
+            version = result.version if record is None else record.version
+            left = (refused or {}).get(i, {})
+            # What stands there tells how our value was spelt only if nobody has written since.
+            spelt = self._differing(record, values) if record is not None and record.ours else {}
+            where = None if version is None else position(*version)
+            self.found[i] = Receipt(w.canonical_id, w.version, APPLIED, key, where, tuple(left), {**spelt, **left})
+
+    def _differing(self, record: Record, values: dict[str, bytes]) -> dict[str, bytes]:
+        out = {}
+        for name, value in values.items():
+            if name in record.values:
+                standing = self._column(name).generic(record.values[name])
+                if standing != value:
+                    out[name] = standing
+        return out
+
+    def _values(self, wanted: dict[str, bytes]) -> dict[str, Any]:
+        return {name: None if value == NULL else self._column(name).json(value) for name, value in wanted.items()}
+
+    def _reject(self, i: int, write: Write, error: Reject) -> None:
+        refused = (error.field,) if error.field in write.columns else ()
+        self.found[i] = Receipt(
+            write.canonical_id, write.version, REJECTED, write.native_key, None, refused, {}, error.kind, error.message
+        )
+
+    def _column(self, name: str) -> ApiColumn:
+        column = self._columns.get(name)
+        if column is None:
+            raise Fatal(
+                f"{self._table.table} has no property {name}",
+                hint="correct the mapping, create the property there, or grant the right to see it",
+            )
+        return column
+
+
+def _names(todo: Todo) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for _, w in todo for name in w.columns))
