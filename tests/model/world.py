@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from processors.identify import IdentifyStage
 from processors.mapping import compile_plans
 from processors.merge_stage import MergeStage
 from processors.router import Router, sources
+from processors.scratch import ScratchMessage, ScratchState
 from processors.stage import Headers
 from tests.model.systems import System
 from tidelock.avro import NULL, encode_slice
@@ -30,40 +31,6 @@ from tidelock.kafka import murmur2_partition
 
 ENTITY = "contact"
 FIELDS = ("email", "name", "city", "points")
-
-
-class Message:
-    """What stages read of a confluent_kafka.Message."""
-
-    def __init__(
-        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, headers: Headers | None
-    ) -> None:
-        self._all = (topic, partition, offset, key, value)
-        self._headers = headers
-
-    def topic(self) -> str:
-        return self._all[0]
-
-    def partition(self) -> int:
-        return self._all[1]
-
-    def offset(self) -> int:
-        return self._all[2]
-
-    def key(self) -> bytes | None:
-        return self._all[3]
-
-    def value(self) -> bytes | None:
-        return self._all[4]
-
-    def headers(self) -> Headers | None:
-        return self._headers
-
-    def error(self) -> None:
-        return None
-
-    def timestamp(self) -> tuple[int, int]:
-        return (1, 0)
 
 
 class MemoryRegistry:
@@ -83,46 +50,6 @@ class MemoryRegistry:
         return self._schemas[number - 1]
 
 
-class MemoryOverlay:
-    """State of one stage with the engine's promise: what a batch puts is there only after `commit`."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, int], dict[bytes, bytes]] = defaultdict(dict)
-        self._new: dict[tuple[str, int], dict[bytes, bytes | None]] = defaultdict(dict)
-
-    def load(self, topic: str, partition: int, keys: Iterable[bytes]) -> Mapping[bytes, bytes | None]:
-        return {key: self.get(topic, partition, key) for key in keys}
-
-    def get(self, topic: str, partition: int, key: bytes) -> bytes | None:
-        new = self._new[topic, partition]
-        return new[key] if key in new else self.kept[topic, partition].get(key)
-
-    def put(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
-        self._new[topic, partition][key] = value
-
-    def update(self, topic: str, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
-        self._new[topic, partition].update(changes)
-
-    def scan(self, topic: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        merged: dict[bytes, bytes | None] = {**self.kept[topic, partition], **self._new[topic, partition]}
-        for key in sorted(merged):
-            value = merged[key]
-            if key.startswith(prefix) and value is not None:
-                yield key, value
-
-    def commit(self) -> None:
-        for scope, changes in self._new.items():
-            for key, value in changes.items():
-                if value is None:
-                    self.kept[scope].pop(key, None)
-                else:
-                    self.kept[scope][key] = value
-        self._new.clear()
-
-    def abort(self) -> None:
-        self._new.clear()
-
-
 def named(place: str) -> str:
     """Return the name of the simulated system that is a place."""
     return place.removesuffix("/default")
@@ -138,10 +65,10 @@ class World:
         self.config = config
         self.systems = {s.name: s for s in systems}
         self.plans = compile_plans(config)
-        self.topics: dict[str, list[list[Message]]] = {}
+        self.topics: dict[str, list[list[ScratchMessage]]] = {}
         self.registry = MemoryRegistry()
         self.context = self._context()
-        self.states = {"merge": MemoryOverlay(), "identify": MemoryOverlay()}
+        self.states = {"merge": ScratchState(), "identify": ScratchState()}
         self.cursors: dict[tuple[str, str, int], int] = defaultdict(int)
         self.links: dict[tuple[str, int], dict[bytes, bytes | None]] = defaultdict(dict)
         self.merge: MergeStage
@@ -200,7 +127,7 @@ class World:
         n = 1 if ".identity." in f".{topic}" or topic.startswith(("ops.", "dlq.")) else self.config.partitions
         parts = self.topics.setdefault(topic, [[] for _ in range(n)])
         p = partition if partition >= 0 else murmur2_partition(key or b"", n)
-        parts[p].append(Message(topic, p, len(parts[p]), key, value, headers))
+        parts[p].append(ScratchMessage(topic, p, len(parts[p]), key, value, headers))
 
     def advance(self, seconds: float) -> None:
         """Let time pass; only source times and the clock of captures know of it."""
@@ -234,7 +161,7 @@ class World:
             p for p, messages in enumerate(self.topics.get(topic, ())) if self.cursors[group, topic, p] < len(messages)
         ]
 
-    def _next(self, group: str, topic: str, p: int) -> Message:
+    def _next(self, group: str, topic: str, p: int) -> ScratchMessage:
         at = self.cursors[group, topic, p]
         self.cursors[group, topic, p] = at + 1
         return self.topics[topic][p][at]

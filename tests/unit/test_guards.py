@@ -6,7 +6,7 @@ import pytest
 
 from processors.guards import ActorLimits
 from processors.mapping import compile_plans
-from tests.model.world import MemoryOverlay
+from processors.scratch import ScratchState
 from tidelock.change import Change
 from tidelock.config import Config
 from tidelock.errors import Reject
@@ -33,7 +33,7 @@ def _change(at: int, actor: str | None = "ann", origin: str | None = None) -> Ch
 
 
 def test_the_third_change_within_a_minute_is_parked_and_so_are_later_ones() -> None:
-    limits, state = _limits(), MemoryOverlay()
+    limits, state = _limits(), ScratchState()
     for at in (0, 1):
         limits.check("j", 0, _change(at), state)
     for at in (2, 5 * MINUTE):
@@ -44,7 +44,7 @@ def test_the_third_change_within_a_minute_is_parked_and_so_are_later_ones() -> N
 
 
 def test_slow_actors_other_actors_and_our_own_writes_pass() -> None:
-    limits, state = _limits(), MemoryOverlay()
+    limits, state = _limits(), ScratchState()
     for minute in range(6):
         limits.check("j", 0, _change(minute * MINUTE), state)
     for at in range(10):
@@ -54,7 +54,7 @@ def test_slow_actors_other_actors_and_our_own_writes_pass() -> None:
 
 
 def test_release_lets_everything_up_to_a_time_pass_and_counts_anew() -> None:
-    limits, state = _limits(), MemoryOverlay()
+    limits, state = _limits(), ScratchState()
     for at in (0, 1):
         limits.check("j", 0, _change(at), state)
     with pytest.raises(Reject):

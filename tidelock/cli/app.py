@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tidelock import __version__
-from tidelock.cli import change, decide, demo, dlq, look, outbox, replay, run, setup, simulate, status
+from tidelock.cli import change, decide, demo, dlq, foresee, look, outbox, replay, run, setup, simulate, status
 
 app = typer.Typer(
     name="tidelock",
@@ -42,6 +42,8 @@ app.command()(status.status)
 app.command()(change.seed)
 app.command()(change.resync)
 app.command()(change.release)
+app.command()(foresee.preview)
+app.command()(foresee.duplicates)
 app.command()(look.links)
 app.command()(look.trace)
 app.command()(demo.demo)
