@@ -265,7 +265,8 @@ def serve(simulator: Simulator, port: int = 0, https_port: int = 0) -> None:
 
 
 def _listen(port: int) -> socket.socket:
-    sock = socket.socket()
+    # named as TCP, since asyncio switches Nagle off only then: otherwise each small answer waits 40 ms for an acknowledgement
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((_HOST, port))
