@@ -2,6 +2,7 @@
 
     TidelockError
     ├── Retry    the world may be different in a moment: wait, keep the offset, try again
+    │   └── Revoked  a tenant's credentials are no longer good: this tenant waits for a person, the others go on
     ├── Reject   this record (or field) is bad: dead-letter or park it, go on with the others
     └── Fatal    the task or the destination is bad: stop, keep the offset, never dead-letter
 
@@ -29,6 +30,10 @@ class Retry(TidelockError):
     def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class Revoked(Retry):
+    """A tenant's credentials are no longer good; only a person can mend it, and every other tenant goes on."""
 
 
 class Reject(TidelockError):
