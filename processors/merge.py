@@ -23,6 +23,8 @@ from tidelock.envelopes import (
     REJECTED,
     STALE,
     TAKEN,
+    TENANT_OFF,
+    TENANT_WAITS,
     UPDATE_OP,
     Entry,
     Receipt,
@@ -32,7 +34,8 @@ from tidelock.envelopes import (
 from tidelock.errors import Reject
 
 # What may pass by itself: such a write is tried again after a while; anything else waits for another value or for a person.
-PASSING = frozenset({"missing_parent", "unique", "taken", "foreign_key", "gone"})
+# What waits for a tenant is held by the clock until that takes writes (`processors.troubles`).
+PASSING = frozenset({"missing_parent", "unique", "taken", "foreign_key", "gone", TENANT_WAITS, TENANT_OFF})
 
 
 class Merge(Changes):

@@ -20,19 +20,33 @@ class Sink(Protocol):
     def __init__(self, context: Context, system: str) -> None: ...
 
     def setup(self) -> None:
-        """Connect, and create or check what writing needs. Raises Fatal with the way out, or Retry."""
+        """Connect, and create or check what writing needs. Raises Fatal with the way out, or Retry.
+
+        Of a system with several tenants: nothing that only one of them needs. A tenant that is down at the start holds up no other.
+        """
 
     def write(self, batch: Sequence[Write]) -> list[Outcome]:
-        """Carry out writes of one entity and return what became of each, in the same order.
+        """Carry out writes of one entity in one tenant (`Write.tenant`) and return what became of each, in the same order.
 
         The batch holds at most one write per record; values are generic Avro values (`sinks.instructions`). An outcome names the
         native key, columns that were left alone, and under ``values`` (generic values) what stands there now where that is not just
         what was written. All or nothing: when it raises, nothing of the batch has happened. Raises Reject if a record of the batch
-        is bad (the caller finds out which, by halves), Retry, or Fatal.
+        is bad (the caller finds out which, by halves), Retry (`Revoked` if only a person can mend it), or Fatal. Where there are several
+        tenants, the error is this tenant's alone.
         """
 
     def close(self) -> None:
         """Let go of every connection."""
+
+
+@runtime_checkable
+class SideBySide(Protocol):
+    """A sink whose tenants may be written at the same time, so that a slow one does not hold up the others.
+
+    `Sink.write` is then called from several threads: never by two for one tenant, and never for more than ``tenants_at_once`` of them.
+    """
+
+    tenants_at_once: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class Item:
     trouble: Reject | None = None
 
 
-Wave = list[list[Item]]  # groups of items: one entity each, deletes apart from the others
+Wave = list[list[Item]]  # groups of items: one entity in one tenant each, deletes apart from the others
 
 
 class Planner:
@@ -103,10 +103,12 @@ class Planner:
         return [self._groups(wave) for wave in waves]
 
     def _groups(self, wave: list[Item]) -> Wave:
-        puts: dict[str, list[Item]] = {}
-        deletes: dict[str, list[Item]] = {}
+        puts: dict[str, dict[str, list[Item]]] = {}  # by entity and tenant
+        deletes: dict[str, dict[str, list[Item]]] = {}
         for item in wave:
-            assert item.folded is not None
-            (deletes if item.folded.op == "delete" else puts).setdefault(item.entity, []).append(item)
-        first = [puts[e] for e in self._order if e in puts]
-        return first + [deletes[e] for e in reversed(self._order) if e in deletes]
+            write = item.folded
+            assert write is not None
+            of = deletes if write.op == "delete" else puts
+            of.setdefault(item.entity, {}).setdefault(write.tenant, []).append(item)
+        first = [group for e in self._order if e in puts for group in puts[e].values()]
+        return first + [group for e in reversed(self._order) if e in deletes for group in deletes[e].values()]

@@ -12,13 +12,22 @@ from sinks.packs import Fate, audit_bodies, logged, receipts_bodies
 from sinks.plan import Item
 from tidelock.context import Context
 from tidelock.deadletter import dead_letter
-from tidelock.envelopes import OUTCOMES, REJECTED, Entry
+from tidelock.envelopes import OUTCOMES, REJECTED, TENANT_OFF, TENANT_WAITS, Entry
 from tidelock.errors import Retry
 from tidelock.tracing import Headers, Tracing
 
 # What merge parks and tries again by itself when what blocks it has moved: no dead letters.
-WAITING = frozenset({"missing_parent", "foreign_key"})
+WAITING = frozenset({"missing_parent", "foreign_key", TENANT_WAITS, TENANT_OFF})
 IDENTITY = "identity:"  # before the entity in a logged pack: it is the fate of a create, for the identity topic
+
+
+Pack = tuple[str, str, int]  # entity, tenant, journal partition: what one pack is about
+
+
+def tenant_of(item: Item) -> str:
+    """Return the tenant of a message that could be read."""
+    assert item.write is not None
+    return item.write.tenant
 
 
 class Produce(Protocol):
@@ -36,7 +45,6 @@ class Reports:
         self._context = context
         self._system = system
         spec = context.config.systems[system]
-        self._tenant = spec.tenant
         self._captured = spec.capture != "none"
         self._produce = produce
         self._tracing = tracing
@@ -53,14 +61,14 @@ class Reports:
             plain = not self._captured and all(
                 i.write is not None and i.fate is not None and i.fate.plain for i in items
             )
-            for (entity, partition), encoded in packs.items():
-                for body in receipts_bodies(self._system, self._tenant, entity, now, encoded, plain=plain):
+            for (entity, tenant, partition), encoded in packs.items():
+                for body in receipts_bodies(self._system, tenant, entity, now, encoded, plain=plain):
                     produce(t.journal(entity), None, self._receipts + body, partition)
             for item, fate in creates:
                 produce(t.identity(item.entity), None, self._created(item, fate, now), 0)
         worker = self._context.name
-        for (entity, _), done in self._by_partition(items).items():
-            for body in audit_bodies(self._system, self._tenant, entity, worker, now, done):
+        for (entity, tenant, _), done in self._by_partition(items).items():
+            for body in audit_bodies(self._system, tenant, entity, worker, now, done):
                 produce(t.ops("audit"), worker.encode(), self._audit + body)
         for item in items:
             if item.trouble is not None or (
@@ -76,11 +84,11 @@ class Reports:
         creates, packs = self._sorted(items)
         out = [
             logged(entity, partition, body)
-            for (entity, partition), encoded in packs.items()
-            for body in receipts_bodies(self._system, self._tenant, entity, now, encoded)
+            for (entity, tenant, partition), encoded in packs.items()
+            for body in receipts_bodies(self._system, tenant, entity, now, encoded)
         ]
         for item, fate in creates:
-            body = receipts_bodies(self._system, self._tenant, item.entity, now, [fate.receipt])[0]
+            body = receipts_bodies(self._system, tenant_of(item), item.entity, now, [fate.receipt])[0]
             out.append(logged(IDENTITY + item.entity, item.scope[1], body))
         return b"".join(out)
 
@@ -96,34 +104,35 @@ class Reports:
         """Tell people that it does again."""
         self._alert("info", f"system {self._system} takes writes again", "nothing to do")
 
-    def _sorted(self, items: Sequence[Item]) -> tuple[list[tuple[Item, Fate]], dict[tuple[str, int], list[bytes]]]:
-        """Return the fates of creates that identify has to hear first, and the other receipts by entity and partition."""
+    def _sorted(self, items: Sequence[Item]) -> tuple[list[tuple[Item, Fate]], dict[Pack, list[bytes]]]:
+        """Return the fates of creates that identify has to hear first, and the other receipts by pack."""
         creates: list[tuple[Item, Fate]] = []
-        packs: dict[tuple[str, int], list[bytes]] = {}
+        packs: dict[Pack, list[bytes]] = {}
         for item in items:
             if item.write is None or item.fate is None:
                 continue
             if self._captured and item.write.op == "create":
                 creates.append((item, item.fate))
             else:
-                packs.setdefault((item.entity, item.scope[1]), []).append(item.fate.receipt)
+                packs.setdefault((item.entity, item.write.tenant, item.scope[1]), []).append(item.fate.receipt)
         return creates, packs
 
-    def _by_partition(self, items: Sequence[Item]) -> dict[tuple[str, int], list[tuple[int, bytes]]]:
-        out: dict[tuple[str, int], list[tuple[int, bytes]]] = {}
+    def _by_partition(self, items: Sequence[Item]) -> dict[Pack, list[tuple[int, bytes]]]:
+        out: dict[Pack, list[tuple[int, bytes]]] = {}
         for item in items:
             if item.fate is not None:
-                out.setdefault((item.entity, item.scope[1]), []).append((item.fate.outcome, item.value))
+                pack = item.entity, tenant_of(item), item.scope[1]
+                out.setdefault(pack, []).append((item.fate.outcome, item.value))
         return out
 
     def _created(self, item: Item, fate: Fate, now: int) -> bytes:
         assert item.write is not None
-        body = receipts_bodies(self._system, self._tenant, item.entity, now, [fate.receipt])[0]
+        body = receipts_bodies(self._system, item.write.tenant, item.entity, now, [fate.receipt])[0]
         entry = Entry(
             "created",
             item.write.canonical_id,
             self._system,
-            self._tenant,
+            item.write.tenant,
             fate.native_key or "",
             partition=item.scope[1],
             payload=self._receipts + body,

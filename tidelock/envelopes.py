@@ -25,6 +25,10 @@ WRITE_OPS = ("create", "update", "delete")
 OUTCOMES = ("applied", "stale", "missing", "rejected", "taken")
 APPLIED, STALE, MISSING, REJECTED, TAKEN = range(5)
 CREATE_OP, UPDATE_OP, DELETE_OP = range(3)
+TENANT_WAITS, TENANT_OFF = (
+    "tenant_waits",
+    "tenant_off",
+)  # kinds of writes that were not tried: their tenant takes none now
 SEEDED = ("tidelock.mark", b"seeded")  # the header of an end-of-seed mark in cdc, which has no key
 
 
