@@ -133,6 +133,8 @@ def serving(folder: Path | None = None) -> Iterator[Api]:
         wait(lambda: server.started, "the API is up")
         api.url = f"http{'s' if folder else ''}://127.0.0.1:{listening.getsockname()[1]}"
         yield api
+        if folder is not None:  # asyncio leaves transports open that are just saying farewell by TLS when the loop ends
+            wait(lambda: not server.server_state.connections, "the clients of the API are closed")
     finally:
         server.should_exit = True
         thread.join(30)

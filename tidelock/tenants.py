@@ -347,22 +347,47 @@ class Tenants:
         )
 
     def reseal(self) -> int:
-        """Seal again, under the present key, what was sealed under an earlier one; return how much that was. Raises Fatal."""
+        """Bring everything under the present key that is under an earlier one; return how many secrets that were. Raises Fatal."""
         done = 0
         with self._connection() as db:
-            for table, column, label in (("tenant", "credentials", _label), ("token", "sealed", token_label)):
-                rows = db.execute(
-                    f"select system, name, {column} from tidelock.{table} where {column} is not null".encode()
-                ).fetchall()
-                for system, name, sealed in rows:
-                    if self.vault.current(sealed):
-                        continue
-                    again = self.vault.seal(self.vault.open(sealed, label(system, name)), label(system, name))
-                    done += db.execute(
-                        f"update tidelock.{table} set {column} = %s where system = %s and name = %s and {column} = %s".encode(),
-                        (again, system, name, sealed),
-                    ).rowcount
+            keys = db.execute(
+                b"select system, name from tidelock.tenant union select system, name from tidelock.token"
+            ).fetchall()
+            for system, name in keys:
+                if system in self._config.systems:
+                    with db.transaction():
+                        done += self._reseal(db, system, name)
         return done
+
+    def _reseal(self, db: Connection, system: str, name: str) -> int:
+        done = 0
+        for table, column, label in (("token", "sealed", token_label), ("tenant", "credentials", _label)):
+            statement = f"select {column} from tidelock.{table} where system = %s and name = %s for update"
+            row = db.execute(statement.encode(), (system, name)).fetchone()
+            if row is None or row[0] is None or self.vault.current(row[0]):
+                continue
+            again = self.vault.seal(self.vault.open(row[0], label(system, name)), label(system, name))
+            done += db.execute(
+                f"update tidelock.{table} set {column} = %s where system = %s and name = %s".encode(),
+                (again, system, name),
+            ).rowcount
+        self._mark_again(db, system, name)
+        return done
+
+    def _mark_again(self, db: Connection, system: str, name: str) -> None:
+        """Make fingerprints by the present key, too: else a token would be got anew, and a revoked tenant tried once more."""
+        try:
+            credentials = self.fresh(db, system, name).credentials
+        except Fatal:  # a tenant of an earlier configuration
+            return
+        for table, column in (("token", "made_with"), ("tenant", "refused")):
+            where = (system, name)
+            row = db.execute(
+                f"select {column} from tidelock.{table} where system = %s and name = %s".encode(), where
+            ).fetchone()
+            if row is not None and self.matches(credentials, row[0]):
+                statement = f"update tidelock.{table} set {column} = %s where system = %s and name = %s"
+                db.execute(statement.encode(), (self.fingerprint(credentials), *where))
 
     def _set(
         self, db: Connection, system: str, name: str, state: State, reason: str | None, refused: bytes | None = None

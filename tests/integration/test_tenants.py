@@ -214,7 +214,9 @@ def test_a_key_is_rotated_without_losing_a_secret(
     assert rotating.reseal() == 1
     assert rotating.reseal() == 0
     monkeypatch.setenv(VARIABLE, two)
-    assert Tenants(config, central).get("hub", "one").credentials == {"token": SECRETS[2]}
+    after = Tenants(config, central)
+    assert after.get("hub", "one").credentials == {"token": SECRETS[2]}
+    assert after.get("shop", "north").state == "revoked"
 
 
 # ------------------------------------------------------------------------------------------------------- while running

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.responses import JSONResponse, Response
 
@@ -353,9 +356,9 @@ def test_an_own_authority_is_trusted_where_it_is_named(tmp_path: Path, make: Mak
     with serving(tmp_path) as secure:
         secure.live.add(SECRETS[0])
         grant = Static("client_secret")
-        with pytest.raises(Retry, match="name the file of its authority in the option `ca` of shop/north"):
-            make(base_url=secure.url, grant=grant).send("GET", "/x")
-        assert make(base_url=secure.url, grant=grant, verify=str(tmp_path / "ca.pem")).send("GET", "/x").status == 200
+        client = make(base_url=secure.url, grant=grant, verify=str(tmp_path / "ca.pem"))
+        assert client.send("GET", "/x").status == 200
+        client.close()
         config = make_config(tmp_path, {"shop": {"capture": "none", "url": secure.url, "options": {"ca": str(tmp_path / "ca.pem")}, "credentials": {"client_id": "a", "client_secret": SECRETS[0]}}})  # fmt: skip
         tenants = Tenants(config, None)
         tenant, tokens = tenants.get("shop", "default"), Tokens(tenants)
@@ -370,6 +373,34 @@ def test_an_own_authority_is_trusted_where_it_is_named(tmp_path: Path, make: Mak
         assert client.send("GET", "/x").status == 200, "the token endpoint, too, is trusted by the option"
         client.close()
         tokens.close()
+
+
+def test_an_unknown_authority_is_named_as_the_trouble(tmp_path: Path, make: MakeClient) -> None:
+    """A server of our own: asyncio's leaves a transport open when a client breaks off the handshake."""
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True):
+                pass
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        client = make(base_url=f"https://127.0.0.1:{listener.getsockname()[1]}", grant=Static("client_secret"))
+        with pytest.raises(Retry, match="name the file of its authority in the option `ca` of shop/north"):
+            client.send("GET", "/x")
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(30)
 
 
 def test_a_span_per_call_without_query_or_secret(api: Api, make: MakeClient) -> None:
