@@ -106,7 +106,9 @@ def _paths(resource: Resource) -> dict[str, Any]:
     delete = {"204": {"description": "Deleted."}} if removed else {"200": _ok("Disabled.", title, etag=True)}
     if resource.delete == "refuse":
         delete = {}
-    lists = [_param(n) for n in ("limit", "cursor", "updated_at_min", "updated_at_max", "after_id")]
+    lists = [
+        _param(n) for n in ("limit", "cursor", "updated_at_min", "updated_at_max", "after_id", "ids", "external_refs")
+    ]
     lists += [_param(n) for n in (("exported", "pull") if resource.exported else ())]
     lists += [_filter(resource, n) for n in (*resource.choices, *resource.indexed)]
     return {
@@ -308,6 +310,16 @@ def _parameters() -> dict[str, Any]:
         },
         "limit": _query("limit", {"type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL}),
         "cursor": _query("cursor", {"type": "string"}, "next_cursor of the page before, with the same filters."),
+        "ids": _query(
+            "ids",
+            {"type": "string", "pattern": r"^\d{1,9}(,\d{1,9}){0,99}$"},
+            "Only these, at most 100; those that are not there are left out.",
+        ),
+        "external_refs": _query(
+            "external_refs",
+            {"type": "string", "pattern": r"^[\w-]{1,64}(,[\w-]{1,64}){0,99}$"},
+            "Only those with these, at most 100.",
+        ),
         "updated_at_min": _query("updated_at_min", moment, "Inclusive."),
         "updated_at_max": _query("updated_at_max", moment, "Exclusive."),
         "after_id": _query(

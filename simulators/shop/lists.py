@@ -34,6 +34,8 @@ class Wish:
     before_ms: int | None = None
     pull: bool = False
     equal: dict[str, Any] = field(default_factory=dict)
+    ids: tuple[int, ...] | None = None
+    refs: tuple[str, ...] | None = None
     filters: int = 0
     """A check sum of the filters: a cursor belongs to the list that it was given with."""
 
@@ -57,6 +59,10 @@ def read(resource: Resource, query: QueryParams) -> Wish:
                 wish.start = (_moment(name, value), -1)
             case "updated_at_max":
                 wish.before_ms = _moment(name, value)
+            case "ids":
+                wish.ids = tuple(whole(name, part, 0, HIGHEST) for part in _several(name, value))
+            case "external_refs":
+                wish.refs = tuple(_several(name, value))
             case "pull" if resource.exported:
                 wish.pull = bool(whole(name, value, 0, 1))
             case "exported" | "status" if resource.field(name) is not None:
@@ -109,6 +115,15 @@ def deletions(store: Store, resource: Resource, wish: Wish, keep_s: float) -> di
 
 
 def _candidates(table: Table, wish: Wish) -> Iterator[Row]:
+    if wish.ids is not None or wish.refs is not None:
+        named_ids = dict.fromkeys(wish.ids) if wish.ids is not None else None
+        if wish.refs is not None:
+            rows = [row for ref in dict.fromkeys(wish.refs) for row in table.having("external_ref", ref)]
+            rows = [row for row in rows if named_ids is None or row.id in named_ids]
+        else:
+            rows = [table.rows[i] for i in named_ids or () if i in table.rows]
+        yield from sorted(rows, key=lambda r: (r.at_ms, r.id))
+        return
     named = [name for name in wish.equal if name in table.resource.indexed]
     if named:
         yield from table.having(named[0], wish.equal[named[0]])
@@ -134,6 +149,13 @@ def _filter(resource: Resource, name: str, value: str) -> str:
     if not value.strip():
         raise _bad(name, f"{name} may not be blank here.")
     return value.strip().lower() if known.kind == "email" else value.strip()
+
+
+def _several(name: str, value: str) -> list[str]:
+    parts = value.split(",")
+    if len(parts) > USUAL or not all(part.strip() for part in parts):
+        raise _bad(name, f"{name} takes one to {USUAL} values, separated by commas.")
+    return [part.strip() for part in parts]
 
 
 def whole(name: str, value: str, lowest: int, highest: int) -> int:

@@ -369,4 +369,4 @@ def test_an_option_that_makes_no_sense_is_named(option: dict[str, str]) -> None:
     from simulators.shop import ShopSimulator
 
     with pytest.raises(ValueError, match=next(iter(option))):
-        ShopSimulator(**option)
+        ShopSimulator(**dict[str, Any](option))
