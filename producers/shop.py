@@ -54,10 +54,10 @@ class ShopSource:
         for rows in self._shop.pages(resource, updated_at_min=at["updated_at"], after_id=at["id"]):
             if rows:
                 at |= {"updated_at": rows[-1]["updated_at"], "id": rows[-1]["id"]}
-                yield Page([self._shop.record(r) for r in rows], dict(at))
-        yield self._removed(resource, at)
+                yield Page([self._shop.record(task.table, r) for r in rows], dict(at))
+        yield self._removed(task, at)
         if resource in self._handed_over and kind == "poll":
-            yield from self._hand_over(resource, at)
+            yield from self._hand_over(task, at)
         yield Page([], dict(at), last=True)
 
     def parts(self, _task: Task, where: str | None) -> list[Cursor]:
@@ -72,7 +72,7 @@ class ShopSource:
         for rows in self._shop.pages(task.table.table, updated_at_min=at["updated_at"], after_id=at["id"]):
             if rows:
                 at = {"updated_at": rows[-1]["updated_at"], "id": rows[-1]["id"]}
-            yield Page([self._shop.record(r) for r in rows], dict(at), last=len(rows) < LIST_MOST)
+            yield Page([self._shop.record(task.table, r) for r in rows], dict(at), last=len(rows) < LIST_MOST)
 
     def read(self, task: Task, keys: Sequence[str]) -> list[Record]:
         """Read single records."""
@@ -82,9 +82,9 @@ class ShopSource:
         out = []
         for key in keys:
             if key in rows:
-                out.append(self._shop.record(rows[key]))
+                out.append(self._shop.record(task.table, rows[key]))
             elif key in gone:
-                out.append(self._shop.record(gone[key], deleted=True))
+                out.append(self._shop.record(task.table, gone[key]))
             else:
                 out.append(Record(key, {}, ((1 << 62), 0), 0, deleted=True))
         return out
@@ -106,24 +106,25 @@ class ShopSource:
                 return {"updated_at": last["updated_at"], "id": last["id"], "deleted_at": last["updated_at"]}
         return {"updated_at": _BEGINNING, "id": 0, "deleted_at": _BEGINNING}
 
-    def _removed(self, resource: str, at: Cursor) -> Page:
+    def _removed(self, task: Task, at: Cursor) -> Page:
         back = moment(str(at["deleted_at"])) - dt.timedelta(seconds=_LATE_S)
         since = max(back, moment(_BEGINNING)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        found = list(self._deletions(resource, since))
+        found = list(self._deletions(task.table.table, since))
         if found:
             at["deleted_at"] = max(d["deleted_at"] for d in found)
-        return Page([self._shop.record(d, deleted=True) for d in found], dict(at))
+        return Page([self._shop.record(task.table, d) for d in found], dict(at))
 
     def _deletions(self, resource: str, since: str) -> Iterator[dict[str, Any]]:
         for rows in self._shop.pages("deletions", resource=resource, deleted_at_min=since):
             yield from rows
 
-    def _hand_over(self, resource: str, at: Cursor) -> Iterator[Page]:
+    def _hand_over(self, task: Task, at: Cursor) -> Iterator[Page]:
         """Publish what is on offer and then say that it was taken; what was edited in between stays on offer."""
+        resource = task.table.table
         for rows in self._shop.pages(resource, exported=0):
             if not rows:
                 return
-            yield Page([self._shop.record(r) for r in rows], dict(at))
+            yield Page([self._shop.record(task.table, r) for r in rows], dict(at))
             # Only now is it in Kafka.
             for part in cut(rows, SYNC_MOST):
                 taken = [{"id": r["id"], "exported": 1, "if_version": r["version"]} for r in part]

@@ -37,7 +37,7 @@ class ShopTarget:
 
     def read(self, table: TableSpec, keys: Sequence[str], names: Sequence[str]) -> dict[str, Record]:  # noqa: ARG002
         """Read records by id."""
-        return {key: self._shop.record(row) for key, row in self._shop.by_ids(table.table, keys).items()}
+        return {key: self._shop.record(table, row) for key, row in self._shop.by_ids(table.table, keys).items()}
 
     def find(self, table: TableSpec, canonical_ids: Sequence[str]) -> dict[str, str]:
         """Find records that carry these canonical ids as their external reference."""
@@ -65,13 +65,12 @@ class ShopTarget:
     def delete(self, table: TableSpec, keys: Sequence[str]) -> list[Result]:
         """Delete records: the shop disables customers and products and refuses to lose orders, invoices and payments."""
         out: list[Result] = []
-        columns = self._shop.columns(table)
         for part in cut(list(keys), SYNC_MOST):
             answer = self._shop.client.send(
                 "DELETE", f"{ROOT}/{table.table}", params={"id": list(part)}, name="delete"
             ).json()
             for key, told in zip(part, answer["results"], strict=True):
-                result = self._result(told, columns)
+                result = self._result(told, table)
                 out.append(Result(key) if result.missing else result)
         return out
 
@@ -97,8 +96,7 @@ class ShopTarget:
         ]
         if waits and len(waits) == len(told):
             raise Retry(f"{self._shop.tenant.path}: {waits[0]['error']['detail']}", hint="tried again by itself")
-        columns = self._shop.columns(table)
-        return [self._result(t, columns) for t in told]
+        return [self._result(t, table) for t in told]
 
     def _batch(self, resource: str, operation: str, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Have a batch done. Sent twice it is the same batch, by its key; what it did not come to is answered as to be sent again."""
@@ -136,11 +134,12 @@ class ShopTarget:
                 )
             pause_s = min(pause_s * 2, _LOOK_S[1])
 
-    def _result(self, told: dict[str, Any], columns: dict[str, ApiColumn]) -> Result:
+    def _result(self, told: dict[str, Any], table: TableSpec) -> Result:
         """Turn the result of one record into ours."""
+        columns = self._shop.columns(table)
         if told["status"] != "failed":
             row = told.get("record")
-            record = None if row is None else self._shop.record(row)
+            record = None if row is None else self._shop.record(table, row)
             version = None if told.get("version") is None else (int(told["version"]), 0)
             return Result(str(told["id"]), record, version)
         error, code = told["error"], told["error"]["code"]

@@ -17,7 +17,7 @@ from sinks.shop import ShopSink
 from tests.contract.api_contract import ApiSubject, SourceContract, TargetContract, drain
 from tests.contract.simulated import Simulated
 from tidelock.config import TableSpec
-from tidelock.envelopes import APPLIED, MISSING
+from tidelock.envelopes import APPLIED
 from tidelock.errors import Lost
 
 TABLE = {
@@ -119,14 +119,6 @@ class TestTarget(TargetContract):
     def subject(self, shop: ShopSubject) -> ApiSubject:
         """Return the shop."""
         return shop
-
-    def test_an_update_of_nothing_is_missing_and_a_delete_of_nothing_is_done(self, sink: Sink) -> None:
-        """The shop only disables a customer, whom an update still finds."""
-        (key,) = self.created(sink, "a")
-        self.done(sink, [self.write("a", "delete", key, 2)])
-        assert [o.outcome for o in self.done(sink, [self.write("a", "update", key, 3, name=("x", "a"))])] == [APPLIED]
-        assert [o.outcome for o in self.done(sink, [self.write("b", "update", "999", 3, name=("x", "a"))])] == [MISSING]
-        assert [o.outcome for o in self.done(sink, [self.write("b", "delete", "999", 4)])] == [APPLIED]
 
     def test_batches_are_used_where_there_are_many_and_take_few_calls(self, sink: Sink, shop: ShopSubject) -> None:
         self.done(sink, [self.write(f"w{n}", "create", email=f"w{n}@example.com", name=f"n{n}") for n in range(1000)])

@@ -127,22 +127,30 @@ class Shop:
                 out.update({str(row["id"]): row for row in rows})
         return out
 
-    def record(self, row: Mapping[str, Any], *, deleted: bool = False) -> Record:
-        """Turn a row into a record."""
+    def record(self, table: TableSpec, row: Mapping[str, Any]) -> Record:
+        """Turn a row of a table into a record; ``table`` says whether a disabled one counts as deleted (`disables`)."""
+        if "deleted_at" in row:
+            return Record(str(row["id"]), {}, (int(row["version"]), 0), micros_of(row["deleted_at"]), deleted=True)
         return Record(
             str(row["id"]),
-            {} if deleted else row,
+            row,
             (int(row["version"]), 0),
-            micros_of(row["deleted_at" if deleted else "updated_at"]),
-            deleted=deleted,
-            created=not deleted and row["version"] == 1,
-            ours=not deleted and row["source"] == self.source,
-            actor=None if deleted else row["source"],
+            micros_of(row["updated_at"]),
+            deleted=row.get("status", 1) == 0 and not disables(table),
+            created=row["version"] == 1,
+            ours=row["source"] == self.source,
+            actor=row["source"],
         )
 
     def close(self) -> None:
         """Close connections."""
         self.client.close()
+
+
+def disables(table: TableSpec) -> bool:
+    """Return whether the configuration knows `status`. Where it does not, a disabled record is one that was deleted: the shop's own
+    DELETE only disables customers and products."""
+    return "status" in table.disable or any("status" in binding.column_names for binding in table.map)
 
 
 def _key(token: Token) -> dict[str, str]:
