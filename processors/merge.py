@@ -10,7 +10,7 @@ from __future__ import annotations
 from processors.changes import Changes
 from processors.edits import UNREADABLE, Readers
 from processors.effects import Effects, Notice
-from processors.emit import retry_delay_s
+from processors.emit import DELETE_BINDING, retry_delay_s
 from processors.handback import HandBack
 from processors.plan import BindingPlan, EntityPlan, SystemPlan
 from processors.record import Copy, Flight, Held, Parked, Provenance, Record
@@ -79,9 +79,12 @@ class Merge(Changes):
     def _on_direct(self, record: Record, cid: str, place: str, receipt: Receipt, out: Effects) -> None:
         """Take the fate of a write to a place that is told, not asked: only one that failed changes anything."""
         copy = record.copies.get(place)
-        if receipt.outcome in (APPLIED, STALE) or copy is None:
+        if receipt.outcome in (APPLIED, STALE):
             return
         system = self.plan.places[place]
+        if copy is None:
+            self._still_there(record, place, system, receipt, out)
+            return
         if receipt.outcome == MISSING or receipt.native_key is None:  # somebody removed the row, or it never came to be
             del record.copies[place]
             if receipt.outcome != MISSING:
@@ -93,6 +96,18 @@ class Merge(Changes):
                 copy.columns[c] = b""  # what stands there is not known any more
             self._park(record, cid, place, system, copy, flight, receipt, out)
         self._finish(record, cid, None, out)
+
+    def _still_there(self, record: Record, place: str, system: SystemPlan, receipt: Receipt, out: Effects) -> None:
+        """Keep a copy whose delete was refused for a reason that passes: it is tried again, as any other write is."""
+        latest = receipt.version == record.versions.get(place) and place not in record.parked
+        kind = receipt.kind or ""
+        if not latest or receipt.native_key is None or kind not in PASSING:
+            return
+        attempts = record.attempts[place] = record.attempts.get(place, 0) + 1
+        copy = record.copies[place] = Copy(receipt.native_key, [b""] * len(system.columns), rare=True)
+        copy.parked[DELETE_BINDING] = Parked(kind, (), attempts)
+        out.counts.append(("parked", place))
+        self._timer(record, place, "retry", retry_delay_s(attempts), out)
 
     def _land(self, system: SystemPlan, copy: Copy, flight: Flight, receipt: Receipt) -> None:
         pos = receipt.position or ZERO_POSITION
@@ -251,7 +266,7 @@ class Merge(Changes):
                 values = tuple(record.values[f] for f in binding.fields)
                 copy.parked[binding.index] = Parked(kind, values, attempts)
         if flight.op == DELETE_OP:
-            copy.parked[-1] = Parked(kind, (), attempts)
+            copy.parked[DELETE_BINDING] = Parked(kind, (), attempts)
         copy.rare = True
         out.counts.append(("parked", place))
         if receipt.outcome == TAKEN:
