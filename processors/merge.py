@@ -302,15 +302,14 @@ class Merge(Changes):
             record.deleted = True
             record.version += 1
             out.golden_changed = True
+        elif entry.kind == "resync" and not entry.tenant:  # everywhere in a system, or everywhere
+            self._look_again(record, entry.system)
         elif entry.kind in ("retry", "wake", "resync"):
             due = record.timers.pop(place, None)
             copy = record.copies.get(place)
             kept = record.parked.pop(place, None)
-            if copy is not None and copy.parked:
-                copy.parked = {
-                    b: p for b, p in copy.parked.items() if p.kind.startswith(UNREADABLE) or p.kind == "not_accepted"
-                }
-                copy.settle()
+            if copy is not None:
+                _unpark(copy)
             if entry.kind == "wake" or due == "wake":
                 self._finish(record, cid, None, out, due=place)
                 return
@@ -320,6 +319,18 @@ class Merge(Changes):
         elif entry.kind == "resolution":
             self._resolve(record, entry, out)
         self._finish(record, cid, None, out)
+
+    def _look_again(self, record: Record, system: str) -> None:
+        """Lift what is parked in every tenant of a system; what is delayed stays so."""
+        head = f"{system}/" if system else ""
+        for place in [p for p in record.parked if p.startswith(head)]:
+            del record.parked[place]
+        for place, copy in record.copies.items():
+            if place.startswith(head):
+                _unpark(copy)
+        for place, kind in list(record.timers.items()):
+            if place.startswith(head) and kind == "retry":
+                del record.timers[place]
 
     def _unlink(self, record: Record, cid: str, place: str, native_key: str, out: Effects) -> None:
         """Let a copy go: a person has decided that it is another record. What was captured of it goes back to identify."""
@@ -354,6 +365,15 @@ class Merge(Changes):
             self.edits.set(record, f, parked[place if place in parked else min(parked)][1], by, out)
         elif entry.keys[1] == "value":
             self.edits.set(record, f, entry.payload, by, out)
+
+
+def _unpark(copy: Copy) -> None:
+    """Lift what a copy's system has refused; not what it says itself and nobody can read or take."""
+    if copy.parked:
+        copy.parked = {
+            b: p for b, p in copy.parked.items() if p.kind.startswith(UNREADABLE) or p.kind == "not_accepted"
+        }
+        copy.settle()
 
 
 def _asked(entry: Entry) -> int:
