@@ -10,7 +10,7 @@ from __future__ import annotations
 from processors.changes import Changes
 from processors.edits import UNREADABLE, Readers
 from processors.effects import Effects, Notice
-from processors.emit import retry_delay_s
+from processors.emit import DELETE_BINDING, retry_delay_s
 from processors.handback import HandBack
 from processors.plan import BindingPlan, EntityPlan, SystemPlan
 from processors.record import Copy, Flight, Held, Parked, Provenance, Record
@@ -79,9 +79,12 @@ class Merge(Changes):
     def _on_direct(self, record: Record, cid: str, place: str, receipt: Receipt, out: Effects) -> None:
         """Take the fate of a write to a place that is told, not asked: only one that failed changes anything."""
         copy = record.copies.get(place)
-        if receipt.outcome in (APPLIED, STALE) or copy is None:
+        if receipt.outcome in (APPLIED, STALE):
             return
         system = self.plan.places[place]
+        if copy is None:
+            self._still_there(record, place, system, receipt, out)
+            return
         if receipt.outcome == MISSING or receipt.native_key is None:  # somebody removed the row, or it never came to be
             del record.copies[place]
             if receipt.outcome != MISSING:
@@ -93,6 +96,18 @@ class Merge(Changes):
                 copy.columns[c] = b""  # what stands there is not known any more
             self._park(record, cid, place, system, copy, flight, receipt, out)
         self._finish(record, cid, None, out)
+
+    def _still_there(self, record: Record, place: str, system: SystemPlan, receipt: Receipt, out: Effects) -> None:
+        """Keep a copy whose delete was refused for a reason that passes: it is tried again, as any other write is."""
+        latest = receipt.version == record.versions.get(place) and place not in record.parked
+        kind = receipt.kind or ""
+        if not latest or receipt.native_key is None or kind not in PASSING:
+            return
+        attempts = record.attempts[place] = record.attempts.get(place, 0) + 1
+        copy = record.copies[place] = Copy(receipt.native_key, [b""] * len(system.columns), rare=True)
+        copy.parked[DELETE_BINDING] = Parked(kind, (), attempts)
+        out.counts.append(("parked", place))
+        self._timer(record, place, "retry", retry_delay_s(attempts), out)
 
     def _land(self, system: SystemPlan, copy: Copy, flight: Flight, receipt: Receipt) -> None:
         pos = receipt.position or ZERO_POSITION
@@ -251,7 +266,7 @@ class Merge(Changes):
                 values = tuple(record.values[f] for f in binding.fields)
                 copy.parked[binding.index] = Parked(kind, values, attempts)
         if flight.op == DELETE_OP:
-            copy.parked[-1] = Parked(kind, (), attempts)
+            copy.parked[DELETE_BINDING] = Parked(kind, (), attempts)
         copy.rare = True
         out.counts.append(("parked", place))
         if receipt.outcome == TAKEN:
@@ -287,15 +302,14 @@ class Merge(Changes):
             record.deleted = True
             record.version += 1
             out.golden_changed = True
+        elif entry.kind == "resync" and not entry.tenant:  # everywhere in a system, or everywhere
+            self._look_again(record, entry.system)
         elif entry.kind in ("retry", "wake", "resync"):
             due = record.timers.pop(place, None)
             copy = record.copies.get(place)
             kept = record.parked.pop(place, None)
-            if copy is not None and copy.parked:
-                copy.parked = {
-                    b: p for b, p in copy.parked.items() if p.kind.startswith(UNREADABLE) or p.kind == "not_accepted"
-                }
-                copy.settle()
+            if copy is not None:
+                _unpark(copy)
             if entry.kind == "wake" or due == "wake":
                 self._finish(record, cid, None, out, due=place)
                 return
@@ -305,6 +319,18 @@ class Merge(Changes):
         elif entry.kind == "resolution":
             self._resolve(record, entry, out)
         self._finish(record, cid, None, out)
+
+    def _look_again(self, record: Record, system: str) -> None:
+        """Lift what is parked in every tenant of a system; what is delayed stays so."""
+        head = f"{system}/" if system else ""
+        for place in [p for p in record.parked if p.startswith(head)]:
+            del record.parked[place]
+        for place, copy in record.copies.items():
+            if place.startswith(head):
+                _unpark(copy)
+        for place, kind in list(record.timers.items()):
+            if place.startswith(head) and kind == "retry":
+                del record.timers[place]
 
     def _unlink(self, record: Record, cid: str, place: str, native_key: str, out: Effects) -> None:
         """Let a copy go: a person has decided that it is another record. What was captured of it goes back to identify."""
@@ -339,6 +365,15 @@ class Merge(Changes):
             self.edits.set(record, f, parked[place if place in parked else min(parked)][1], by, out)
         elif entry.keys[1] == "value":
             self.edits.set(record, f, entry.payload, by, out)
+
+
+def _unpark(copy: Copy) -> None:
+    """Lift what a copy's system has refused; not what it says itself and nobody can read or take."""
+    if copy.parked:
+        copy.parked = {
+            b: p for b, p in copy.parked.items() if p.kind.startswith(UNREADABLE) or p.kind == "not_accepted"
+        }
+        copy.settle()
 
 
 def _asked(entry: Entry) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tidelock.config import Config
-from tidelock.waiting import DECIDING, FAILED, READING, Wait, waits
+from tidelock.places import seed_key
+from tidelock.waiting import DECIDING, FAILED, OFF, READING, Wait, waits
 
 PATIENCE_S = 300.0
 """How long a seed may not have begun, or not have read anything, while creates wait for it."""
@@ -22,7 +23,7 @@ class Overdue:
         self._signals: dict[str, dict[str, Any]] = {}
         self._since: dict[str, float] = {}  # by key: when the first create began to wait
         self._moved: dict[str, float] = {}  # by key: when it was last told of
-        self._told: dict[tuple[str, str], str] = {}
+        self._told: dict[tuple[str, str], str] = {}  # by place and entity
 
     def take(self, key: bytes, value: bytes | None, at: float) -> None:
         """Take a record of the topic."""
@@ -41,33 +42,37 @@ class Overdue:
         """Yield what has become due, as alerts (schemas/alert.avsc)."""
         found = waits(self._signals, self._config)
         for wait in found:
-            place = wait.system, wait.entity
+            what = wait.place, wait.entity
             trouble = self._trouble(wait, now)
-            if not trouble or self._told.get(place) == trouble:
+            if not trouble or self._told.get(what) == trouble:
                 continue
-            self._told[place] = trouble
+            self._told[what] = trouble
             yield {
-                "fingerprint": f"creates_wait/{wait.system}/{wait.entity}",
+                "fingerprint": f"creates_wait/{wait.place}/{wait.entity}",
                 "kind": "creates_wait",
                 "severity": "warning",
                 "system": wait.system,
                 "entity": wait.entity,
-                "subject": wait.system,
+                "subject": wait.place,
                 "message": trouble,
                 "hint": wait.next or _hint(wait),
                 "at": int(now * 1_000_000),
             }
-        over = self._told.keys() - {(w.system, w.entity) for w in found}
-        for place in over:
-            del self._told[place]
+        for what in self._told.keys() - {(w.place, w.entity) for w in found}:
+            del self._told[what]
 
     def _trouble(self, wait: Wait, now: float) -> str:
         """Return what is wrong, without numbers that move, or nothing."""
-        what = f"creates wait for the seed of {wait.system}/{wait.entity}"
+        what = f"creates wait for the seed of {wait.place}/{wait.entity}"
         if wait.state == FAILED:
             return f"{what}, {wait.reason}"
-        name = f"waiting/{wait.entity}/{wait.system}/{self._config.systems[wait.system].tenant}"
-        since = max(self._since.get(name, now), self._moved.get(f"seed/{wait.system}/{wait.entity}", 0.0))
+        if wait.state == OFF:
+            return ""  # it is meant to wait
+        spec = self._config.systems[wait.system]
+        tenant = wait.tenant or spec.only_tenant
+        name = f"waiting/{wait.entity}/{wait.system}/{tenant}"
+        moved = self._moved.get(seed_key(spec, wait.system, tenant, wait.entity), 0.0)
+        since = max(self._since.get(name, now), moved)
         if wait.state == DECIDING:
             since = self._moved.get(name, now)
         if now - since < PATIENCE_S:
@@ -81,5 +86,6 @@ class Overdue:
 
 def _hint(wait: Wait) -> str:
     if wait.state == DECIDING:
-        return f"see that route and identify run; `tidelock seed {wait.system} {wait.entity}` tells its end once more"
+        whose = f" --tenant {wait.tenant}" if wait.tenant else ""
+        return f"see that route and identify run; `tidelock seed {wait.system} {wait.entity}{whose}` tells its end once more"
     return f"see that capture.{wait.system} runs, and what it logs"

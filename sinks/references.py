@@ -7,6 +7,7 @@ several tenants. What is not of that form stays as it is.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 
 from sinks.base import Outcome, Sink
@@ -60,6 +61,7 @@ class Referencing(Wrapper):
         self._system = system
         self._columns = reference_columns(config, system)
         self._views = views
+        self._resolving = threading.Lock()  # views are for one thread, and tenants may be written by several
 
     def write(self, batch: Sequence[Write]) -> list[Outcome]:
         """Carry out a batch, with resolved references."""
@@ -69,8 +71,9 @@ class Referencing(Wrapper):
         outcomes: list[Outcome | None] = []
         ready: list[Write] = []
         asked: list[dict[str, bytes]] = []
-        for w in batch:
-            here, missing = self._resolve(w, columns)
+        with self._resolving:
+            found = [self._resolve(w, columns) for w in batch]
+        for w, (here, missing) in zip(batch, found, strict=True):
             if missing is not None:
                 outcomes.append(missing)
                 continue

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from opentelemetry.trace import SpanKind
 
@@ -13,7 +14,7 @@ from sinks.plan import Item
 from tidelock.context import Context
 from tidelock.deadletter import dead_letter
 from tidelock.envelopes import OUTCOMES, REJECTED, TENANT_OFF, TENANT_WAITS, Entry
-from tidelock.errors import Retry
+from tidelock.errors import Retry, Revoked
 from tidelock.tracing import Headers, Tracing
 
 # What merge parks and tries again by itself when what blocks it has moved: no dead letters.
@@ -94,15 +95,26 @@ class Reports:
 
     def outage(self, error: Retry) -> None:
         """Tell people that a destination does not take writes."""
-        self._alert(
-            "warning",
-            str(error.message),
-            error.hint or "look at the destination; writing goes on by itself, nothing is lost",
-        )
+        hint = error.hint or "look at the destination; writing goes on by itself, nothing is lost"
+        self._down("warning", str(error.message), hint)
 
     def recovered(self) -> None:
         """Tell people that it does again."""
-        self._alert("info", f"system {self._system} takes writes again", "nothing to do")
+        self._down("info", f"system {self._system} takes writes again", "nothing to do")
+
+    def revoked(self, error: Revoked | None) -> None:
+        """Tell people that the credentials are no longer good, or (None) that they are again."""
+        severity, text, hint = "info", f"the credentials of system {self._system} are good again", "nothing to do"
+        if error is not None:
+            severity, text = "critical", f"system {self._system} takes no writes: {error.message}"
+            hint = error.hint or "sign in again, or correct `credentials`; nothing is lost, writing goes on by itself"
+        kind = "credentials_revoked"
+        self.alert(kind, f"{kind}/{self._system}", self._system, severity, text, hint)
+
+    def signal(self, key: str, content: dict[str, Any] | None) -> None:
+        """Write one JSON record (or a tombstone) to ``ops.signals``."""
+        value = None if content is None else json.dumps(content, separators=(",", ":")).encode()
+        self._produce(self._context.topics.ops("signals"), key.encode(), value)
 
     def _sorted(self, items: Sequence[Item]) -> tuple[list[tuple[Item, Fate]], dict[Pack, list[bytes]]]:
         """Return the fates of creates that identify has to hear first, and the other receipts by pack."""
@@ -183,17 +195,21 @@ class Reports:
                 None if outcome in ("applied", "stale") else fate.kind or outcome,
             )
 
-    def _alert(self, severity: str, message: str, hint: str) -> None:
-        fingerprint = f"destination_down/{self._system}"
+    def _down(self, severity: str, message: str, hint: str) -> None:
+        kind = "destination_down"
+        self.alert(kind, f"{kind}/{self._system}", self._system, severity, message, hint)
+
+    def alert(self, kind: str, fingerprint: str, subject: str, severity: str, message: str, hint: str) -> None:
+        """Tell people: one record on ``ops.alerts``; equal fingerprints are the same trouble."""
         value = self._context.codec.encode(
             "alert",
             {
                 "fingerprint": fingerprint,
-                "kind": "destination_down",
+                "kind": kind,
                 "severity": severity,
                 "system": self._system,
                 "entity": "",
-                "subject": self._system,
+                "subject": subject,
                 "message": message,
                 "hint": hint,
                 "at": time.time_ns() // 1000,

@@ -10,30 +10,35 @@ The order of a step, with the fault points (`tidelock.faults`) between its parts
 
 A crash before 4 leaves nothing. A crash after it leaves messages that stand written in the destination's offsets but whose receipts may not be
 in Kafka: they are read again and answered from the memo. A destination that keeps no offsets writes again, which its sink makes harmless.
+
+Where a system has several tenants, steps 2 to 5 happen for each of them apart (`sinks.lanes`): a tenant's troubles are its own.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import cast
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import Message
 
-from sinks.base import Done, Kept, Scope, Sink, Transactional
+from sinks.base import Done, Kept, Scope, SideBySide, Sink, Transactional
 from sinks.intake import Intake
+from sinks.lanes import Lanes
+from sinks.outlet import Outlet
 from sinks.packs import Fate, decode_memo, encode_memo, is_plain, plain_receipt
 from sinks.plan import Item, Planner, Wave
 from sinks.references import Referencing, parents_first, reference_columns
 from sinks.reports import Reports
+from sinks.tenants import Tenants
 from sinks.wrappers import Bisecting, Breaker, Measured, Retrying
 from tidelock import faults
 from tidelock.context import Context
-from tidelock.envelopes import STALE, Receipt, Write
-from tidelock.errors import Fatal, Retry
-from tidelock.kafka import close, flush, translate
+from tidelock.envelopes import STALE, TENANT_OFF, TENANT_WAITS, Receipt, Write
+from tidelock.errors import Fatal, Retry, Revoked
 from tidelock.links import LinkView
 
 log = structlog.get_logger()
@@ -54,18 +59,18 @@ class SinkWorker:
         self._store: Transactional | None = self._sink if isinstance(self._sink, Transactional) else None
         self._tracing = context.tracing
         self._views: dict[str, LinkView] = {}
-        counted = Measured(
-            self._sink, self._tracing, lambda name, entity, n: context.activity.count(name, system, entity, n)
-        )
+        self._counting = threading.Lock()  # tenants may be written by several threads
+        counted = Measured(self._sink, self._tracing, self._count)
         self._writer = Referencing(Bisecting(counted), context.config, system, self._view)
         self._retrying = Retrying()
         self._breaker = Breaker()
         self._outage_told = float("-inf")
+        self._revoked = False
+        self._lanes: Lanes | None = None  # only where there are several tenants
         self._planner = Planner(context, system, parents_first(context.config, system))
         self._group = f"{context.config.prefix}sink.{system}"
-        self._producer: Producer = context.kafka.producer(context.name)
-        self._failure: tuple[str, KafkaError] | None = None
-        self._reports = Reports(context, system, self._produce, self._tracing)
+        self._outlet = Outlet(context)
+        self._reports = Reports(context, system, self._outlet.produce, self._tracing)
         topics = {context.topics.sync(system, entity): entity for entity in spec.entities}
         self._intake = Intake(context, self._group, sorted(topics), spec.batch)
         self._said: dict[Scope, int] = {}  # offsets whose reports are produced, but not acknowledged yet
@@ -85,20 +90,25 @@ class SinkWorker:
             self._tick()
             return 0
         try:
-            messages = self._take(wait_s)
+            done = self._take(wait_s)
         except Retry as error:
             self._rest(error)
             return 0
-        if messages and self._breaker.passed():
+        if done and self._breaker.passed():
             log.info("the destination takes writes again", action="sink_recovered", system=self._system)
             self._reports.recovered()
             self._outage_told = float("-inf")
+            if self._revoked:
+                self._revoked = False
+                self._reports.revoked(None)
         self._tick()
-        return len(messages)
+        return done
 
-    def _take(self, wait_s: float) -> Sequence[Message]:
+    def _take(self, wait_s: float) -> int:
         if not self._ready:
             self._sink.setup()
+            if len(self._context.config.systems[self._system].all_tenants) > 1:
+                self._lanes = self._divided()
             self._ready = True
             for parent in {
                 p
@@ -107,6 +117,8 @@ class SinkWorker:
             }:
                 if parent in self._context.config.entities:
                     self._view(parent)
+        if self._lanes is not None:
+            return self._by_tenant(self._lanes, wait_s)
         messages = self._intake.read(0.0 if self._said else wait_s)
         if self._intake.gained:
             self._start()
@@ -117,15 +129,17 @@ class SinkWorker:
             messages = self._remember(messages)
         if messages:
             self._batch(messages)
-        return messages
+        return len(messages)
 
     def close(self) -> None:
         """Finish what is said, and leave."""
         try:
+            if self._lanes is not None:
+                self._answer(self._lanes, self._lanes.close())
             self._settle()
-            self._context.activity.publish(self._producer, self._context.codec, self._context.topics, force=True)
+            self._context.activity.publish(self._outlet.producer, self._context.codec, self._context.topics, force=True)
         finally:
-            close(self._producer)
+            self._outlet.close()
             self._intake.close()
             self._sink.close()
             for view in self._views.values():
@@ -140,6 +154,9 @@ class SinkWorker:
         self._context.activity.count("retries", self._system, "", 1)
         if self._breaker.failures in (1, 5):
             log.warning(str(error), action="sink_waits", pause_s=round(pause_s, 2))
+        if isinstance(error, Revoked) and not self._revoked:
+            self._revoked = True
+            self._reports.revoked(error)
         now = time.monotonic()
         if (
             self._breaker.failures >= 5 and now - self._outage_told > REMIND_S
@@ -148,11 +165,15 @@ class SinkWorker:
             self._reports.outage(error)
         self._intake.stop()
         self._memos.clear()
+        if self._lanes is not None:
+            self._lanes.drop()
 
     # ------------------------------------------------------------------------------------------------ partitions
 
     def _start(self) -> None:
         """Take over gained partitions and read on where the destination, or else the group, says."""
+        if self._lanes is not None:
+            self._lanes.drop()
         self._settle()
         committed = self._intake.committed()
         if self._store is None:
@@ -197,6 +218,55 @@ class SinkWorker:
             self._say(old, receipts=not self._in_log)
             self._said.update({i.scope: i.offset + 1 for i in old})
         return new
+
+    # ------------------------------------------------------------------------------------------------ several tenants
+
+    def _divided(self) -> Lanes:
+        """Make a lane for every tenant. Raises Fatal if the sink cannot keep them apart."""
+        if self._store is not None:
+            raise Fatal(
+                f"system {self._system} has several tenants, but the connector of kind "
+                f"{self._context.config.systems[self._system].kind} writes all of a system in one transaction",
+                hint="make each of them a system of its own",
+            )
+        tenants = Tenants(self._context, self._system, self._reports)
+        at_once = self._sink.tenants_at_once if isinstance(self._sink, SideBySide) else 1
+        most = self._context.config.systems[self._system].batch
+        return Lanes(self._system, tenants.lanes(), self._write_all, tenants.tell, most=most, at_once=at_once)
+
+    def _write_all(self, items: list[Item]) -> None:
+        for wave in self._planner.waves(items):
+            self._write(wave)
+
+    def _by_tenant(self, lanes: Lanes, wait_s: float) -> int:
+        """Read on, and let every lane go on; what is done is answered, and the group told so."""
+        messages = self._intake.read(lanes.patience_s(wait_s))
+        if self._intake.gained:
+            self._start()
+        if messages:
+            if faults.ENABLED:
+                faults.point("sink.consumed")
+            lanes.take(self._planner.read(m) for m in messages)
+            self._intake.next.update(
+                {(str(m.topic()), int(m.partition() or 0)): int(m.offset() or 0) + 1 for m in messages}
+            )
+        return self._answer(lanes, lanes.turn(wait_s))
+
+    def _answer(self, lanes: Lanes, done: Sequence[Item]) -> int:
+        """Say what became of items, and tell the group up to where all is done."""
+        if done:
+            if faults.ENABLED:
+                faults.point("sink.committed")
+            for item in done:
+                if item.fate is not None and item.fate.kind in (TENANT_WAITS, TENANT_OFF):
+                    self._count("held", item.entity, 1)
+            self._say(list(done), receipts=True)
+            if faults.ENABLED:
+                faults.point("sink.produced")
+            self._said.update(lanes.ends())
+            self._settle()
+            self._sample([i for i in done if i.fate is not None and i.fate.kind not in (TENANT_WAITS, TENANT_OFF)])
+        return len(done)
 
     # ------------------------------------------------------------------------------------------------ a batch
 
@@ -276,8 +346,10 @@ class SinkWorker:
         """Wait until Kafka has everything that was said, then tell the group how far this worker has come. Raises Retry or Fatal."""
         if not self._said:
             return
-        flush(self._producer)
-        self._check()
+        lost = self._outlet.flush()
+        if lost is not None:
+            self._said.clear()
+            raise lost
         said, self._said = self._said, {}
         self._intake.commit({s: o for s, o in said.items() if s in self._intake.owned})
         if faults.ENABLED:
@@ -289,32 +361,13 @@ class SinkWorker:
             if item.write is not None:
                 self._context.activity.latency(self._system, item.entity, now - item.write.source_time)
 
-    # ------------------------------------------------------------------------------------------------ Kafka
-
-    def _produce(
-        self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1, headers: Any = None
-    ) -> None:
-        while True:
-            try:
-                self._producer.produce(topic, value, key, partition, on_delivery=self._delivered, headers=headers or [])
-                return
-            except BufferError:
-                self._producer.poll(0.1)
-            except KafkaException as error:
-                raise translate(error, f"writing to {topic}") from error
-
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and self._failure is None:
-            self._failure = (str(message.topic()), error)
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            (topic, error), self._failure = self._failure, None
-            self._said.clear()
-            raise translate(KafkaException(error), f"writing to {topic}")
+    def _count(self, name: str, entity: str, n: int) -> None:
+        with self._counting:
+            self._context.activity.count(name, self._system, entity, n)
 
     def _tick(self) -> None:
-        self._context.activity.publish(self._producer, self._context.codec, self._context.topics)
+        with self._counting:
+            self._context.activity.publish(self._outlet.producer, self._context.codec, self._context.topics)
 
     def _view(self, entity: str) -> LinkView:
         view = self._views.get(entity)

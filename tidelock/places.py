@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from tidelock.config import Config, SystemSpec
 from tidelock.errors import Fatal
 
+TENANT_HEAD = "tenant/"
+
 
 def shown(spec: SystemSpec, system: str, tenant: str) -> str:
     """Return what people call a place: its system, unless that has, or had, other tenants."""
@@ -24,6 +26,11 @@ def seed_key(spec: SystemSpec, system: str, tenant: str, entity: str) -> str:
 def seed_request_key(spec: SystemSpec, system: str, tenant: str, entity: str) -> str:
     """Return the key under which a seed is asked for."""
     return f"request/{seed_key(spec, system, tenant, entity)}"
+
+
+def tenant_key(system: str, tenant: str) -> str:
+    """Return the key under which a sink says why a tenant takes no writes; there is no such record while it does."""
+    return f"{TENANT_HEAD}{system}/{tenant}"
 
 
 def find_system(config: Config, name: str) -> SystemSpec:

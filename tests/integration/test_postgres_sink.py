@@ -215,7 +215,7 @@ def crash(rig: Rig) -> None:
     worker = rig.worker
     assert worker is not None
     worker._said.clear()
-    worker._producer.purge()
+    worker._outlet.producer.purge()
     worker._intake.close()
     worker._sink.close()
     for view in worker._views.values():

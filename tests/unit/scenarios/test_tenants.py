@@ -8,6 +8,7 @@ import pytest
 
 from tests.model.scene import Scene, configure
 from tests.model.systems import System
+from tidelock.envelopes import TENANT_OFF, TENANT_WAITS, Write
 
 NORTH, SOUTH = "portal/north", "portal/south"
 BOTH_WAYS = ({"from": "crm", "to": "portal"}, {"from": "portal", "to": "crm"})
@@ -263,3 +264,130 @@ def test_an_actor_of_one_tenant_is_not_that_of_another() -> None:
     s[NORTH].update(s.key(NORTH), {"name": "later"})
     s.settle()
     assert s.golden["name"] == "later"
+
+
+class Down:
+    """What a sink answers for a tenant that takes no writes, until told otherwise."""
+
+    def __init__(self, kind: str = TENANT_WAITS) -> None:
+        self.kind: str | None = kind
+
+    def __call__(self, _write: Write, _values: dict[str, Any]) -> str | None:
+        return self.kind
+
+
+def with_down(kind: str = TENANT_WAITS, **options: Any) -> tuple[Scene, Down]:
+    down = Down(kind)
+    return Scene("crm", System(NORTH, refuse=down), SOUTH, **({"flows": BOTH_WAYS} | options)), down
+
+
+@pytest.mark.parametrize("kind", [TENANT_WAITS, TENANT_OFF])
+def test_s9_a_tenant_that_is_down_gets_what_it_missed_and_nobody_else_waits(kind: str) -> None:
+    """A create, an edit and a delete: parked for that tenant alone, without a dead letter, and made good when it takes writes again."""
+    s, down = with_down(kind)
+    a = s.seed("crm", email="a@x")
+    assert len(s.rows(SOUTH)) == 1
+    assert s.rows(NORTH) == []
+    down.kind = None
+    s.settle()
+    b = s["crm"].create({"email": "b@x", "name": "b"})
+    s.settle()
+    down.kind = kind
+    s["crm"].update(a, {"name": "Ada"})
+    s["crm"].delete(b)
+    c = s["crm"].create({"email": "c@x", "name": "c"})
+    s.run()
+    assert {r["email"]: r["name"] for r in s.rows(SOUTH)} == {"a@x": "Ada", "c@x": "c"}
+    assert {r["email"]: r["name"] for r in s.rows(NORTH)} == {"a@x": "n", "b@x": "b"}
+    down.kind = None
+    s.settle()
+    assert {r["email"]: r["name"] for r in s.rows(NORTH)} == {"a@x": "Ada", "c@x": "c"}
+    assert s["crm"].rows[c].alive
+    assert s.conflicts() == []
+    assert all(not r.parked and not any(x.parked for x in r.copies.values()) for r in map(s.record, s.world.golden()))
+
+
+def test_s10_what_is_parked_waits_for_one_entry_of_the_clock_however_often_anything_restarts() -> None:
+    """One timer for each record, and nothing in the journal until it fires."""
+    s, down = with_down()
+    for n in range(50):
+        s["crm"].create({"email": f"{n}@x", "name": "n"})
+    s.run()
+    assert s.rows(NORTH) == []
+    journal = s.messages()
+    for _ in range(3):
+        s.world.restart_merge()
+        s.world.restart_identify()
+        s.run()
+    assert s.messages() == journal
+    timers = [
+        m.key()
+        for m in s.world.topics[s.world.context.topics.ops("signals")][0]
+        if (m.key() or b"").startswith(b"timer/")
+    ]
+    assert len(timers) == len(set(timers)) == 50
+    down.kind = None
+    s.settle(timers=1)
+    assert len(s.rows(NORTH)) == 50
+    assert len([w for w in s.writes(NORTH) if w.op == "create"]) == 100, "each was tried once before"
+
+
+def test_people_go_on_editing_what_waits_for_a_tenant_and_its_last_state_comes() -> None:
+    s, down = with_down()
+    a = s.seed("crm")
+    for name in ("one", "two", "three"):
+        s["crm"].update(a, {"name": name})
+        s.run()
+    s[SOUTH].update(s.key(SOUTH), {"city": "Rome"})
+    s.run()
+    assert s.rows(NORTH) == []
+    down.kind = None
+    s.settle()
+    s.agree()
+    assert s.conflicts() == []
+
+
+@pytest.mark.parametrize("on_exit", ["keep", "delete"])
+def test_a_delete_that_a_place_nobody_captures_does_not_take_is_not_forgotten(on_exit: str) -> None:
+    """Such a place is told, not asked; but what it has not been told stands there still."""
+    down = Down(TENANT_OFF)
+    down.kind = None
+    hook = System("hooks/one", captured_at_all=False, refuse=down)
+    flows = [{"from": "crm", "to": "hooks", "when": "points > 5", "on_exit": on_exit}]
+    s = Scene("crm", hook, System("hooks/two", captured_at_all=False), flows=flows)
+    a = s.seed("crm")
+    down.kind = TENANT_OFF
+    s["crm"].update(a, {"name": "Ada"})
+    s.run()
+    if on_exit == "delete":
+        s["crm"].update(a, {"points": 1})
+    else:
+        s["crm"].delete(a)
+    s.run()
+    assert s.rows("hooks/two") == []
+    assert len(s.rows("hooks/one")) == 1
+    s.settle()
+    down.kind = None
+    s.settle()
+    assert s.rows("hooks/one") == []
+    at_rest = s.messages()
+    s.settle()
+    assert s.messages() == at_rest
+    if on_exit == "delete":
+        s["crm"].update(a, {"points": 6})
+        s.settle()
+        assert s.row("hooks/one")["name"] == "Ada"
+
+
+def test_a_create_that_was_never_made_is_not_deleted_where_nobody_captures() -> None:
+    """A record that came and went while a tenant was off leaves nothing to do there."""
+    down = Down(TENANT_OFF)
+    s = Scene("crm", System("hooks/one", captured_at_all=False, refuse=down), flows=[{"from": "crm", "to": "hooks"}])
+    a = s.seed("crm")
+    s["crm"].delete(a)
+    s.settle()
+    down.kind = None
+    before = len(s.world.writes)
+    s.settle()
+    assert s.rows("hooks/one") == []
+    assert s.world.writes[before:] == []
