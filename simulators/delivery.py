@@ -10,6 +10,8 @@ Kinds of faults, to be merged into a simulator's `fault_kinds`; their ``path`` i
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,26 +32,45 @@ _KEPT = 1000
 
 @dataclass(slots=True)
 class Delivery:
-    """One message to one receiver. ``sign`` gives the headers of an attempt (from 0), which may hold its time."""
+    """One message to one receiver. ``sign`` gives the headers of an attempt (from 0), which may hold its time.
+
+    ``body_of`` is for vendors who say in the message which attempt it is: it gives the body of an attempt, before ``sign`` is asked.
+    """
 
     url: str
     body: bytes
     sign: Callable[[int], Mapping[str, str]]
     method: str = "POST"
+    body_of: Callable[[int], bytes] | None = None
     attempts: list[dict[str, Any]] = field(default_factory=list)
     state: str = "waiting"
     """waiting, done, failed (given up) or lost."""
 
 
 class Deliveries:
-    """The queue of one simulator. ``retries_s`` are the pauses before the second, third, … attempt; then it is given up."""
+    """The queue of one simulator. ``retries_s`` are the pauses before the second, third, … attempt; then it is given up.
 
-    def __init__(self, simulator: Simulator, retries_s: Sequence[float], timeout_s: float) -> None:
+    ``jitter`` is the share by which a pause may be shorter at random; ``concurrency`` is how many attempts go on at once (0: any number).
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        retries_s: Sequence[float],
+        timeout_s: float,
+        *,
+        jitter: float = 0.0,
+        concurrency: int = 0,
+        seed: int = 0,
+    ) -> None:
         self._simulator = simulator
         self._retries_s = tuple(retries_s)
         self._client = httpx.AsyncClient(timeout=timeout_s, follow_redirects=False)
         simulator.at_end.append(self._client.aclose)
         self._held: list[Delivery] = []
+        self._jitter = jitter
+        self._random = random.Random(seed)
+        self._slots = asyncio.Semaphore(concurrency) if concurrency else None
         self.made: deque[Delivery] = deque(maxlen=_KEPT)
 
     def send(self, delivery: Delivery) -> None:
@@ -93,14 +114,27 @@ class Deliveries:
             await clock.until(clock.now() + delay_s)
         for number in range(len(self._retries_s) + 1):
             if number:
-                await clock.until(clock.now() + self._retries_s[number - 1])
+                pause_s = self._retries_s[number - 1] * (1.0 - self._jitter * self._random.random())
+                await clock.until(clock.now() + pause_s)
             status = await self._attempt(delivery, number)
             if 200 <= status < 300:
                 delivery.state = "done"
                 return
         delivery.state = "failed"
 
+    def limit(self, concurrency: int) -> None:
+        """Let this many attempts go on at once from now on (0: any number); those under way are not counted."""
+        self._slots = asyncio.Semaphore(concurrency) if concurrency else None
+
     async def _attempt(self, delivery: Delivery, number: int) -> int:
+        if self._slots is None:
+            return await self._request(delivery, number)
+        async with self._slots:
+            return await self._request(delivery, number)
+
+    async def _request(self, delivery: Delivery, number: int) -> int:
+        if delivery.body_of is not None:
+            delivery.body = delivery.body_of(number)
         headers = {"content-type": "application/json", **delivery.sign(number)}
         entry: dict[str, Any] = {"at": self._simulator.clock.now(), "number": number}
         try:
