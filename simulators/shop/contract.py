@@ -13,7 +13,7 @@ import yaml
 
 from simulators.shop.batches import MOST_RECORDS
 from simulators.shop.contract_schemas import batch_schemas, error_schemas, record_schemas, ref
-from simulators.shop.lists import MOST, USUAL
+from simulators.shop.lists import LONGEST, MOST, USUAL
 from simulators.shop.resources import RESOURCES, Resource
 from simulators.shop.rest import MOST_AT_ONCE, ROOT
 from simulators.shop.values import HIGHEST
@@ -295,7 +295,7 @@ def _filter(resource: Resource, name: str) -> dict[str, Any]:
         return _query(name, {"type": "integer", "enum": [0, 1]})
     if field.one_of:
         return _query(name, {"type": "string", "enum": list(field.one_of)})
-    return _query(name, {"type": "string", "pattern": r"\S", "maxLength": 200})
+    return _query(name, {"type": "string", "pattern": r"\S", "maxLength": LONGEST})
 
 
 def _parameters() -> dict[str, Any]:
@@ -334,8 +334,8 @@ def _parameters() -> dict[str, Any]:
         "if_match": {
             "name": "If-Match",
             "in": "header",
-            "description": "The ETag as it came; 412 if the record has another version by now.",
-            "schema": {"type": "string", "pattern": r'^("[0-9]{1,15}"|\*)$'},
+            "description": "The ETag as it came, or the bare version; 412 if the record has another version by now. * fits any.",
+            "schema": {"type": "string", "pattern": r'^("[0-9]{1,15}"|[0-9]{1,15}|\*)$'},
         },
     }
 

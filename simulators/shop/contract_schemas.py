@@ -7,7 +7,7 @@ from typing import Any
 from simulators.shop.batches import MOST_RECORDS
 from simulators.shop.resources import LINE, MOST_LINES, OWN, RESOURCES, Field, Resource
 from simulators.shop.store import OPERATIONS
-from simulators.shop.values import COUNTRIES, CURRENCY, EMAIL, HIGHEST, MONEY
+from simulators.shop.values import COUNTRIES, CURRENCY, EMAIL, HIGHEST, MONEY, SUM
 
 _TEXT = {"type": "string"}
 _MOMENT = {"type": "string", "format": "date-time"}
@@ -179,6 +179,8 @@ def _kind(field: Field) -> dict[str, Any]:
             return {"type": "string", "format": "date"}
         case "moment":
             return dict(_MOMENT)
+        case "money" if field.read_only:
+            return {"type": "string", "pattern": SUM}
         case "email" | "money" | "currency":
             return {"type": "string", "pattern": {"email": EMAIL, "money": MONEY, "currency": CURRENCY}[field.kind]}
     return {"type": "string", "enum": list(field.one_of)} if field.one_of else dict(_TEXT)

@@ -20,8 +20,9 @@ from simulators.shop.values import HIGHEST, Wrong, milliseconds, stamp
 
 MOST = 250
 USUAL = 100
+LONGEST = 200
 _START: Place = (-1, -1)
-_BLANK = {"exported": 0, "erp_import_status": "pending"}
+_BLANK = {"exported": 0, "erp_import_status": "pending", "status": 1}
 """What a blank value means where a list is asked for it."""
 
 
@@ -146,8 +147,8 @@ def _filter(resource: Resource, name: str, value: str) -> str:
     assert known is not None
     if known.one_of and value not in known.one_of:
         raise _bad(name, f"{name} is one of {', '.join(known.one_of)}.")
-    if not value.strip():
-        raise _bad(name, f"{name} may not be blank here.")
+    if not value.strip() or len(value) > LONGEST:
+        raise _bad(name, f"{name} has between 1 and {LONGEST} characters here.")
     return value.strip().lower() if known.kind == "email" else value.strip()
 
 

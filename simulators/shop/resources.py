@@ -56,7 +56,7 @@ _EXPORT = (
     Field("exported_at", "moment", read_only=True, about="When the flag was last set."),
     Field("exported_version", "integer", read_only=True, about="The version that stood when the flag was last set."),
 )
-_STATUS = Field("status", "flag", about="1 enabled, 0 disabled.")
+_STATUS = Field("status", "flag", about="1 or blank: enabled; 0: disabled.")
 _COMMON = (
     Field("external_ref", size=64, about="The writer's own id of the record; unique per resource."),
     Field(

@@ -17,6 +17,7 @@ from simulators.shop.batches import Batches, entry, records_of
 from simulators.shop.problems import Problem
 from simulators.shop.resources import RESOURCES, Resource
 from simulators.shop.store import Store, Writer
+from simulators.shop.values import HIGHEST
 
 ROOT = "/api/v1"
 MOST_AT_ONCE = 10
@@ -67,7 +68,7 @@ class Rest:
         async def delete_several(request: Request, writer: Writer) -> Response:
             if set(request.query_params) - {"id"}:
                 raise Problem(400, "unknown_parameter", "Only id can be given, up to 10 times.")
-            ids = [lists.whole("id", value, 0, 2**63) for value in request.query_params.getlist("id")]
+            ids = [lists.whole("id", value, 0, HIGHEST) for value in request.query_params.getlist("id")]
             return self._several(
                 resource, "delete", records_of({"records": [{"id": i} for i in ids]}, MOST_AT_ONCE), writer
             )
@@ -181,7 +182,7 @@ def _if_match(request: Request) -> dict[str, int]:
     if value is None or value.strip() == "*":
         return {}
     digits = value.strip().strip('"')
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 16 and value.strip() == f'"{digits}"'):
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 16 and value.strip() in (digits, f'"{digits}"')):
         raise Problem(400, "bad_if_match", 'If-Match holds one ETag as it came, such as "7", or *.')
     return {"if_version": int(digits)}
 

@@ -15,6 +15,7 @@ from simulators.shop.resources import LINE, MOST_LINES, OWN, Field, Resource
 COUNTRIES = frozenset(country.alpha_3 for country in pycountry.countries)
 EMAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
 MONEY = r"^-?[0-9]{1,10}(\.[0-9]{1,2})?$"
+SUM = r"^-?[0-9]{1,24}\.[0-9]{2}$"
 CURRENCY = r"^[A-Z]{3}$"
 HIGHEST = 2**31 - 1
 _EMAIL, _MONEY, _CURRENCY = re.compile(EMAIL), re.compile(MONEY), re.compile(CURRENCY)

@@ -53,8 +53,8 @@ class Shop:
 @contextmanager
 def shop(**options: str) -> Iterator[Shop]:
     """Serve a shop."""
-    wanted: dict[str, Any] = {"limit": "0", "batch_delay_s": "0", **options}
-    with Running(ShopSimulator(**wanted)) as running:
+    settings: dict[str, Any] = {"limit": "0", "batch_delay_s": "0", **options}
+    with Running(ShopSimulator(**settings)) as running:
         key = {"x-api-key": running.ready["credentials"]["api_key"]}
         with (
             httpx.Client(base_url=running.http, headers=key) as client,

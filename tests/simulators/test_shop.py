@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from simulators.shop import ShopSimulator
 from tests.simulators.shopping import API, Shop, customer, order
 from tests.simulators.shopping import shop as serving
 
@@ -365,8 +366,6 @@ def test_a_path_that_does_not_exist_and_a_method_that_does_nothing_are_told_apar
 
 
 @pytest.mark.parametrize("option", [{"limit": "many"}, {"reexport_on_edit": "yes"}, {"colour": "red"}])
-def test_an_option_that_makes_no_sense_is_named(option: dict[str, str]) -> None:
-    from simulators.shop import ShopSimulator
-
+def test_an_option_that_makes_no_sense_is_named(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(option))):
         ShopSimulator(**dict[str, Any](option))
