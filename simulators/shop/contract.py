@@ -13,7 +13,7 @@ import yaml
 
 from simulators.shop.batches import MOST_RECORDS
 from simulators.shop.contract_schemas import batch_schemas, error_schemas, record_schemas, ref
-from simulators.shop.lists import LONGEST, MOST, USUAL
+from simulators.shop.lists import LONGEST, MOST, SEVERAL, USUAL
 from simulators.shop.resources import RESOURCES, Resource
 from simulators.shop.rest import MOST_AT_ONCE, ROOT
 from simulators.shop.values import HIGHEST
@@ -312,12 +312,12 @@ def _parameters() -> dict[str, Any]:
         "cursor": _query("cursor", {"type": "string"}, "next_cursor of the page before, with the same filters."),
         "ids": _query(
             "ids",
-            {"type": "string", "pattern": r"^\d{1,9}(,\d{1,9}){0,99}$"},
+            {"type": "string", "pattern": f"^{SEVERAL['ids']}$"},
             "Only these, at most 100; those that are not there are left out.",
         ),
         "external_refs": _query(
             "external_refs",
-            {"type": "string", "pattern": r"^[\w-]{1,64}(,[\w-]{1,64}){0,99}$"},
+            {"type": "string", "pattern": f"^{SEVERAL['external_refs']}$"},
             "Only those with these, at most 100.",
         ),
         "updated_at_min": _query("updated_at_min", moment, "Inclusive."),

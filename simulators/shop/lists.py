@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ from simulators.shop.values import HIGHEST, Wrong, milliseconds, stamp
 MOST = 250
 USUAL = 100
 LONGEST = 200
+SEVERAL = {
+    "ids": r"[0-9]{1,9}(,[0-9]{1,9}){0,99}",
+    "external_refs": r"[^,\s]{1,64}(,[^,\s]{1,64}){0,99}",
+}
+"""What lists of ids look like, at most `USUAL` of them."""
 _START: Place = (-1, -1)
 _BLANK = {"exported": 0, "erp_import_status": "pending", "status": 1}
 """What a blank value means where a list is asked for it."""
@@ -153,10 +159,9 @@ def _filter(resource: Resource, name: str, value: str) -> str:
 
 
 def _several(name: str, value: str) -> list[str]:
-    parts = value.split(",")
-    if len(parts) > USUAL or not all(part.strip() for part in parts):
+    if re.fullmatch(SEVERAL[name], value, re.ASCII) is None:
         raise _bad(name, f"{name} takes one to {USUAL} values, separated by commas.")
-    return [part.strip() for part in parts]
+    return value.split(",")
 
 
 def whole(name: str, value: str, lowest: int, highest: int) -> int:
