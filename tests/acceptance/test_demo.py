@@ -18,6 +18,7 @@ from tidelock.config import Config
 from tidelock.demo import records
 from tidelock.demo.evidence import ENTITIES, Evidence, Letter, text
 from tidelock.demo.office import TYPO, Office
+from tidelock.demo.portals import KINDS, PLACES
 from tidelock.demo.settings import DATABASES, create_schema, write_config
 from tidelock.demo.users import Edit
 from tidelock.demo.verify import CHECKS, SOURCES, verify
@@ -196,7 +197,7 @@ def test_the_same_record_reads_the_same_in_every_system(dsns: dict[str, str]) ->
 
 @pytest.mark.stack
 def test_people_work_and_keep_a_diary(dsns: dict[str, str]) -> None:
-    office = Office(dsns, 1)
+    office = Office(dsns, [], 1)
     try:
         stories = [office.round(n, 4) for n in range(5)]
     finally:
@@ -214,17 +215,24 @@ def test_people_work_and_keep_a_diary(dsns: dict[str, str]) -> None:
     assert text("phone", row[0]) == last.value
 
 
+CREDENTIALS = {"api_key": "k"}
+
+
 def test_the_template_is_a_valid_configuration(tmp_path: Path) -> None:
     path = tmp_path / "tidelock.yaml"
+    portals = {p.label: {"https": "https://127.0.0.1:3", "ca": "/ca.pem", "credentials": CREDENTIALS} for p in PLACES}
     write_config(
-        path, Endpoints("127.0.0.1:1", "http://127.0.0.1:2", ""), dict.fromkeys(DATABASES, 'postgresql://a:"$@h/d')
+        path,
+        Endpoints("127.0.0.1:1", "http://127.0.0.1:2", ""),
+        dict.fromkeys(DATABASES, 'postgresql://a:"$@h/d'),
+        portals,
     )
     config = Config.model_validate(yaml.safe_load(path.read_text()))
     assert path.stat().st_mode & 0o077 == 0
     captures = {s.capture for s in config.systems.values()}
-    assert captures == {"replication", "outbox", "polling", "rowhash", "none"}
+    assert captures >= {"replication", "outbox", "polling", "rowhash", "none", *KINDS}
     for system, entity in CHECKS:
-        assert entity in config.systems[system].entities
+        assert entity in config.systems[system.partition("/")[0]].entities
 
 
 # --------------------------------------------------------------------------------------------------------------------- all of it
@@ -250,5 +258,7 @@ def test_the_demo_converges_and_loses_nothing(tmp_path: Path) -> None:
     assert report["edits"] > 200
     assert report["conflicts"] > 0
     assert report["dead_letters"] >= 2  # the credit limit that the ERP refuses, and the shared mailbox
-    assert set(report["systems"]) == {"crm", "erp", "legacy", "directory", "store"}
+    portals = {p.label.partition("/")[0] for p in PLACES}
+    assert set(report["systems"]) == {"crm", "erp", "legacy", "directory", "store", *portals}
+    assert all(report["systems"][p]["api_calls"] > 0 and report["systems"][p]["writes"] > 0 for p in portals)
     assert json.loads((tmp_path / "demo" / "report.json").read_text()) == report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -35,6 +36,9 @@ def text(name: str, value: Any) -> str | None:
     return str(value)
 
 
+Rows = dict[str, dict[str, str | None]]  # a system's records in the hub's terms, by native key
+
+
 @dataclass(frozen=True)
 class Letter:
     """A dead letter, with the columns it wanted to write if it is a write."""
@@ -58,7 +62,7 @@ class Evidence:
     conflicts: list[dict[str, Any]] = field(default_factory=list)
     alerts: list[dict[str, Any]] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
-    rows: dict[tuple[str, str], dict[str, dict[str, str | None]]] = field(default_factory=dict)
+    rows: dict[tuple[str, str], Rows] = field(default_factory=dict)
     columns: dict[tuple[str, str], dict[str, set[str]]] = field(default_factory=dict)
 
     def value(self, entity: str, canonical_id: str, name: str) -> str | None:
@@ -93,15 +97,19 @@ class Evidence:
 
     def letter(self, system: str, entity: str, keys: set[str], name: str = "") -> Letter | None:
         """Return a dead letter of a record, by canonical id or native key; with a field, only one that carries it."""
-        wanted = self.columns.get((system, entity), {}).get(name, set())
+        wanted = self.columns.get((system.partition("/")[0], entity), {}).get(name, set())
         for found in self.letters:
-            same = found.system in (system, "hub") and found.entity == entity and found.key.split("/", 1)[-1] in keys
+            same = (
+                found.system in (system.partition("/")[0], "hub")
+                and found.entity == entity
+                and found.key.split("/", 1)[-1] in keys
+            )
             if same and (not name or not found.columns or found.columns & wanted):
                 return found
         return None
 
 
-def gather(observer: Observer, dsns: dict[str, str], config_text: str) -> Evidence:
+def gather(observer: Observer, dsns: dict[str, str], portals: Mapping[str, Rows], config_text: str) -> Evidence:
     """Read it all. Raises Retry."""
     out = Evidence(
         conflicts=observer.decoded("conflicts"), alerts=observer.decoded("alerts"), columns=_columns(config_text)
@@ -118,6 +126,8 @@ def gather(observer: Observer, dsns: dict[str, str], config_text: str) -> Eviden
                 name = view["viewname"]
                 found = connection.execute(f'select * from canon."{name}"').fetchall()
                 out.rows[system, name] = {r["key"]: {k: text(k, v) for k, v in r.items() if k != "key"} for r in found}
+    for system, rows in portals.items():
+        out.rows[system, "contact"] = rows
     return out
 
 

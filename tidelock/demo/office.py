@@ -5,37 +5,49 @@ from __future__ import annotations
 import datetime as dt
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from tidelock.demo import records
+from tidelock.demo.portals import Portal
 from tidelock.demo.records import COUNTRIES, FIRST_NAMES, LAST_NAMES, account_no, article, order_no, phone
 from tidelock.demo.users import Desk, Diary
 
 TYPO = "Untied States"
-Action = Callable[[Desk], None]
+Worker = Desk | Portal
+Action = Callable[[Any], None]  # at a desk or a portal
 
 # Contacts (by number, all of them active and in both CRM and ERP) that are kept for one story each, so that stories do not mix.
 _DELETED = range(100, 112)
 _TYPO_CONTACT, _REFUSED_CONTACT, _LEAVING = 120, 121, range(122, 128)
+# Order of the day for the portals: a bad answer, an answer that is lost after everything was done, one that takes its time.
+_FAULTS: tuple[dict[str, Any], ...] = (
+    {"kind": "status", "status": 503, "times": 2},
+    {"kind": "lost", "times": 1, "method": "POST|PATCH|PUT"},
+    {"kind": "slow", "times": 2, "delay_s": 0.5},
+)
 _OTHERS = [i for i in range(41, 149) if i not in _DELETED and i not in range(120, 128) and i != records.SHARED_MAILBOX]
 
 
 class Office:
     """All desks, and what is done at them in each round."""
 
-    def __init__(self, dsns: dict[str, str], seed: int) -> None:
+    def __init__(self, dsns: dict[str, str], portals: Sequence[Portal], seed: int) -> None:
         self.diary = Diary()
         self._rng = random.Random(f"{seed}/office")
-        self.desks = {
+        self.desks: dict[str, Worker] = {
             s: Desk(s, dsns["legacy" if s == "directory" else s], self.diary, seed)
             for s in ("crm", "erp", "legacy", "directory")
         }
+        self._portals = {p.system: p for p in portals}
+        for portal in portals:
+            portal.diary = self.diary
+        self.desks |= self._portals
         people = random.Random(seed)
         self._emails = [records.person(people, i).email for i in range(260)]
-        self._contacts = {s: self.desks[s].keys("contact", "email") for s in ("crm", "erp", "legacy")}
+        self._contacts = {s: self.desks[s].keys("contact", "email") for s in ("crm", "erp", "legacy", *self._portals)}
         self._accounts = {s: self.desks[s].keys("account", "number") for s in ("crm", "erp", "legacy")}
         self._orders = {s: self.desks[s].keys("order", "number") for s in ("crm", "erp")}
         self._new = 1000
@@ -52,11 +64,12 @@ class Office:
         self._at_once(plan)
         self._arrivals(plan, number)
         self._orders_and_stock(plan, number)
+        self._portals_work(plan, number)
         story = self._story(plan, number, last)
         start = threading.Barrier(len(plan))
         failures: list[BaseException] = []
 
-        def work(desk: Desk, actions: list[Action]) -> None:
+        def work(desk: Worker, actions: list[Action]) -> None:
             try:
                 start.wait(10)
                 for action in actions:
@@ -141,6 +154,25 @@ class Office:
             for _ in range(8):
                 sku, by = article(self._rng.choice(range(10, 50))), self._rng.choice((-3, -2, -1, 1, 2, 5))
                 plan[system].append(_count(sku, by))
+
+    def _portals_work(self, plan: dict[str, list[Action]], number: int) -> None:
+        """In every portal: single edits, one that the CRM makes at the same time, a new contact, now and then a delete, and a fault."""
+        for system, portal in self._portals.items():
+            there = [i for i in _OTHERS if self._emails[i] in self._contacts[system]]
+            for _ in range(4):
+                name, i = self._rng.choice(("first_name", "last_name", "phone")), self._rng.choice(there)
+                plan[system].append(_edit("contact", self._contact(system, i), name, self._value(name)))
+            i = self._rng.choice(there)
+            for s in (system, "crm"):
+                plan[s].insert(0, _edit("contact", self._contact(s, i), "phone", self._value("phone")))
+            new = self._person()
+            if portal.place.lives_in(new):
+                plan[system].append(_create(new))
+            if portal.place.dies and number % 2:
+                gone = there[-1 - number]
+                plan[system].append(_delete("contact", self._contact(system, gone)))
+            fault = _FAULTS[number % len(_FAULTS)]
+            plan[system].append(lambda desk, fault=fault: desk.fault(**fault))  # type: ignore[misc]
 
     def _story(self, plan: dict[str, list[Action]], number: int, last: int) -> str:
         """Do what happens only once."""

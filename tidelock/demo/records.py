@@ -7,10 +7,13 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg import sql
+
+if TYPE_CHECKING:
+    from tidelock.demo.portals import Place
 
 FIRST_NAMES = [
     "Ada",
@@ -248,6 +251,14 @@ def load(dsns: dict[str, str], seed: int) -> None:
             [{"article": article(i), "quantity": stock[i][0], "min_quantity": stock[i][1]} for i in ARTICLES["erp"]],
         )
         _users(rng, crm, legacy)
+
+
+def in_portal(place: Place, seed: int) -> list[Person]:
+    """Return who stands in a portal at the start: people of the CRM and the ERP, as this portal knows them."""
+    rng = random.Random(seed)
+    people = [person(rng, i) for i in range(260)]
+    own = random.Random(f"{seed}/{place.label}")
+    return [p for p in (_vary(own, people[i], i) for i in place.people if i != SHARED_MAILBOX) if place.lives_in(p)]
 
 
 # Columns that hold another row's key: people choose it by its number.

@@ -17,7 +17,7 @@ from tidelock.kafka import translate
 QUIET_S = 1.5
 NEAR_S = 12.0  # a wake-up further away than this belongs to something that is blocked for longer
 EVERYTHING = ("cdc.", "journal.", "identity.", "sync.")  # topics that somebody has to read to their end
-_NOISE = ("ops.activity", "ops.signals", "ops.runs")
+_NOISE = ("ops.activity", "ops.signals", "ops.runs", "jobs.")  # those that grow with every poll
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from typing import Any
 from tidelock.demo import records
 from tidelock.demo.evidence import ENTITIES, Evidence, gather
 from tidelock.demo.office import Office
+from tidelock.demo.portals import PLACES, Portal
 from tidelock.demo.rest import Motion, Rest
-from tidelock.demo.settings import DATABASES, PREFIX, create_schema, write_config
+from tidelock.demo.settings import DATABASES, PREFIX, SYSTEMS, create_schema, write_config
 from tidelock.demo.topics import Observer
 from tidelock.demo.verify import Verdict, verify
 from tidelock.demo.view import Figures, View
@@ -27,7 +28,7 @@ from tidelock.errors import Fatal
 SEED_TIMEOUT_S = 90.0
 REST_TIMEOUT_S = 60.0
 PAUSE_S = 1.2
-SETTLE_S = 5.0  # the longest pause between a poll and the next one, and the delayed flow, with room to spare
+SETTLE_S = 7.0  # the longest pause between a poll and the next one, and the delayed flow, with room to spare
 NIGHT_S = 12.0  # by then the scheduled comparison of the directory has run once more
 # What is read at the start.
 SEEDED = {
@@ -66,6 +67,7 @@ class Demo:
         self._config = self._folder / "tidelock.yaml"
         self._cleanup = contextlib.ExitStack()
         self._began = time.monotonic()
+        self._portals: list[Portal] = []
 
     def close(self) -> None:
         """Stop everything that was started, in reverse order."""
@@ -81,7 +83,7 @@ class Demo:
         started = time.monotonic()
         view.say("everything is read; creating what a system lacks")
         self._rest(rest, workers, SEED_TIMEOUT_S, lambda: started + SETTLE_S)
-        office = Office(dsns, options.seed)
+        office = Office(dsns, self._portals, options.seed)
         self._cleanup.callback(office.close)
         stock = _stock(observer)
         for number in range(options.rounds):
@@ -117,14 +119,20 @@ class Demo:
             target = folder / name
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
+        self._portals = [Portal(place, None, self._options.seed) for place in PLACES]
+        for portal in self._portals:
+            self._cleanup.callback(portal.stop)
         endpoints = stack.start(lambda line: view.say(line))
         self._cleanup.callback(self._wind_up, stack)
         view.say("creating four databases and filling them")
         dsns = {name: stack.postgres.create_database(name) for name in DATABASES}
-        for name, dsn in dsns.items():
-            create_schema(name, dsn)
+        for name in SYSTEMS:
+            create_schema(name, dsns[name])
         records.load(dsns, self._options.seed)
-        write_config(self._config, endpoints, dsns)
+        for portal in self._portals:
+            portal.wait()
+            portal.load(records.in_portal(portal.place, self._options.seed))
+        write_config(self._config, endpoints, dsns, {p.system: p.ready for p in self._portals})
         view.say("installing triggers and queue table in the ERP")
         command(self._config, "outbox", "install", "erp")
         observer = Observer(endpoints.kafka, endpoints.registry, PREFIX)
@@ -145,6 +153,7 @@ class Demo:
     def _seeded(self, observer: Observer, workers: Workers) -> None:
         """Wait until every row that was there has been captured. Raises Fatal."""
         expected = {f"seeded/{system}/default/{entity}" for system, entities in SEEDED.items() for entity in entities}
+        expected |= {f"seeded/{place.path}/contact" for place in PLACES}
         deadline = time.monotonic() + SEED_TIMEOUT_S
         while missing := expected - observer.signals().keys():
             workers.check()
@@ -191,7 +200,12 @@ class Demo:
     def _judge(
         self, observer: Observer, dsns: dict[str, str], office: Office, stock: dict[str, int]
     ) -> tuple[Evidence, Verdict]:
-        evidence = gather(observer, dsns, self._config.read_text(encoding="utf-8"))
+        evidence = gather(
+            observer,
+            {s: dsns[s] for s in SYSTEMS},
+            {p.system: p.rows() for p in self._portals},
+            self._config.read_text(encoding="utf-8"),
+        )
         return evidence, verify(evidence, office.diary.edits, stock)
 
     def _report(
@@ -200,16 +214,27 @@ class Demo:
         changes, writes = observer.count("cdc."), observer.count("sync.")
         figures = self._view.figures
         systems: dict[str, dict[str, int]] = {}
-        for system in ("crm", "erp", "legacy", "directory", "store"):
+        named = (
+            "crm",
+            "erp",
+            "legacy",
+            "directory",
+            *dict.fromkeys(p.system.partition("/")[0] for p in self._portals),
+            "store",
+        )
+        for system in named:
             counts = figures.by_system[system] if figures else Counter[str]()
             systems[system] = {
-                "edits": self._view.edits[system],
+                "edits": sum(n for label, n in self._view.edits.items() if label.partition("/")[0] == system),
                 "changes": _of(changes, f"{PREFIX}cdc.{system}."),
                 "writes": _of(writes, f"{PREFIX}sync.{system}."),
                 "echoes": counts["echoes"],
                 "conflicts": sum(c["system"] == system for c in evidence.conflicts),
                 "dead_letters": sum(letter.system == system for letter in evidence.letters),
             }
+            calls = sum(p.calls() for p in self._portals if p.system.partition("/")[0] == system)
+            if calls:
+                systems[system]["api_calls"] = calls
         report = {
             "converged": verdict.converged and at_rest,
             "at_rest": at_rest,

@@ -6,19 +6,25 @@ import json
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import psycopg
 
 from tidelock.embedded import Endpoints
 
 PREFIX = "demo."
-DATABASES = ("crm", "erp", "legacy", "store")
+DATABASES = ("crm", "erp", "legacy", "store", "central")
+SYSTEMS = ("crm", "erp", "legacy", "store")  # those whose tables the demo makes
 
 
-def write_config(path: Path, endpoints: Endpoints, dsns: dict[str, str]) -> None:
+def write_config(path: Path, endpoints: Endpoints, dsns: dict[str, str], portals: dict[str, dict[str, Any]]) -> None:
     """Fill in the template with the addresses of this run; the file is readable by its owner only, since it holds passwords."""
     text = resources.files(__package__).joinpath("tidelock.yaml.template").read_text(encoding="utf-8")
-    places = {"kafka": endpoints.kafka, "registry": endpoints.registry, **dsns}
+    places: dict[str, Any] = {"kafka": endpoints.kafka, "registry": endpoints.registry, **dsns}
+    for label, ready in portals.items():
+        name = label.replace("/", "_")
+        places |= {f"{name}_url": ready["https"], f"{name}_ca": ready["ca"]}
+        places |= {f"{name}_{key}": value for key, value in ready["credentials"].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     # JSON texts are YAML texts: quoted, whatever the password holds.

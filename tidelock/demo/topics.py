@@ -79,7 +79,7 @@ class Observer:
         return out
 
     def links(self, entity: str) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], set[str]]]:
-        """Return (present links, all links there ever were) by system and native key."""
+        """Return (present links, all links there ever were) by system (with its tenant where there are several) and native key."""
         now: dict[tuple[str, str], str] = {}
         ever: dict[tuple[str, str], set[str]] = {}
         names: dict[bytes, tuple[str, str]] = {}
@@ -91,7 +91,8 @@ class Observer:
                 now.pop(names.get(key, ("", "")), None)
                 continue
             link = self.codec.decode(value)
-            name = names[key] = (link["system"], link["native_key"])
+            place = link["system"] if link["tenant"] == "default" else f"{link['system']}/{link['tenant']}"
+            name = names[key] = (place, link["native_key"])
             now[name] = link["canonical_id"]
             ever.setdefault(name, set()).add(link["canonical_id"])
         return now, ever

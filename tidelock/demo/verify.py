@@ -17,15 +17,17 @@ from tidelock.demo.users import Edit
 
 @dataclass(frozen=True)
 class Check:
-    """What a system must hold of an entity. ``only``: (field, value) a record must have to get there; ``off``: how it looks when disabled."""
+    """What a system must hold of an entity. ``only``, ``but``: (field, value) a record must have, or must not have, to get there; ``off``: how it looks when disabled."""
 
     fields: tuple[str, ...]
     only: tuple[str, str] | None = None
+    but: tuple[str, str] | None = None
     off: tuple[str, str] | None = None
     cut: dict[str, int] = field(default_factory=dict)
 
 
 _CONTACT = ("email", "first_name", "last_name", "phone", "country", "birthday", "status", "credit_limit", "account")
+_PORTAL = ("email", "first_name", "last_name", "phone", "country")
 _ACCOUNT = ("number", "name", "country", "industry", "balance")
 _ORDER = ("number", "account_no", "ordered_on", "status", "total", "note")
 _LINE = ("order_no", "line_no", "sku", "quantity", "price")
@@ -39,6 +41,7 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("crm", "contact"): Check((*_CONTACT, "newsletter")),
     ("erp", "contact"): Check(_CONTACT, only=("status", "active"), off=("status", "inactive")),
     ("store", "contact"): Check((*_CONTACT, "newsletter")),
+    ("shop", "contact"): Check((*_PORTAL, "status"), only=("status", "active"), off=("status", "inactive")),
     ("crm", "order"): Check(_ORDER),
     ("erp", "order"): Check(_ORDER, cut={"note": 40}),
     ("store", "order"): Check(_ORDER),
@@ -130,7 +133,11 @@ def _compare(evidence: Evidence, system: str, entity: str, check: Check, verdict
         keys = linked.pop(cid, [])
         if len(keys) > 1:
             yield Mismatch(system, entity, cid, "(record)", "one row", f"{len(keys)} rows: {', '.join(keys)}")
-        wanted = record is not None and (check.only is None or text("", record.get(check.only[0])) == check.only[1])
+        wanted = (
+            record is not None
+            and (check.only is None or text("", record.get(check.only[0])) == check.only[1])
+            and (check.but is None or text("", record.get(check.but[0])) != check.but[1])
+        )
         if not wanted:
             for key in keys:
                 if check.off is None or rows[key].get(check.off[0]) != check.off[1]:

@@ -22,6 +22,7 @@ SYSTEMS = {
     "erp": "trigger queue",
     "legacy": "polled view",
     "directory": "row hashes, cron",
+    "shop": "API, lists and batches",
     "store": "written only",
 }
 COLUMNS = ("edits", "captured", "written", "echoes", "conflicts", "dead letters", "waiting")
