@@ -21,9 +21,10 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from sinks.base import Outcome
+from sinks.instructions import text_value
 from sinks.target import Creation, Edit, Result, Target
-from tidelock.apis.records import ApiColumn, Record
-from tidelock.avro import NULL
+from tidelock.apis.records import ApiColumn, Record, plain_number
+from tidelock.avro import NULL, VALUE_TAGS, FieldType, decode_slice, from_value
 from tidelock.change import position
 from tidelock.config import TableSpec
 from tidelock.context import Context
@@ -31,6 +32,8 @@ from tidelock.envelopes import APPLIED, MISSING, REJECTED, TAKEN, Receipt, Write
 from tidelock.errors import Fatal, Reject
 from tidelock.tenants import Tenant
 
+_TEXT = VALUE_TAGS[FieldType.STRING][0]
+_PLAIN = {4: FieldType.INTEGER, 6: FieldType.NUMBER, 8: FieldType.BOOLEAN, 10: FieldType.BYTES}
 _LOOKS = 3  # at a record that others keep changing
 _MOST_TARGETS = 500
 
@@ -192,12 +195,12 @@ class _Batch:
     def _off_base(self, record: Record, write: Write) -> dict[str, bytes]:
         """Return the columns that somebody has changed since the write was computed, with what stands there (decision 0018)."""
         out = {}
-        for name, (_, base) in write.columns.items():
+        for name, (value, base) in write.columns.items():
             column = self._column(name)
             if name in record.values:
                 standing = column.generic(record.values[name])
-                if standing != base:
-                    out[name] = standing
+                if _alike(standing, base) != base:
+                    out[name] = _alike(standing, base if base != NULL else value)
         return out
 
     # ------------------------------------------------------------------------------------------------ deletes
@@ -252,7 +255,7 @@ class _Batch:
         out = {}
         for name, value in values.items():
             if name in record.values:
-                standing = self._column(name).generic(record.values[name])
+                standing = _alike(self._column(name).generic(record.values[name]), value)
                 if standing != value:
                     out[name] = standing
         return out
@@ -274,6 +277,26 @@ class _Batch:
                 hint="correct the mapping, create the property there, or grant the right to see it",
             )
         return column
+
+
+def _alike(standing: bytes, like: bytes) -> bytes:
+    """Spell what stands there as the write spells it: a status written as the text ``1`` and kept as the number 1 is the same value.
+
+    A receipt's values lose their type on the way to merge, which then takes them for what the column is written as.
+    """
+    if standing == NULL or like == NULL or standing[0] == like[0] or like[0] != _TEXT:
+        return standing
+    value = decode_slice(_PLAIN[standing[0]], from_value(standing, 0)[0])
+    if isinstance(value, bytes):
+        return standing
+    text = (
+        ("true" if value else "false")
+        if isinstance(value, bool)
+        else plain_number(value)
+        if isinstance(value, float)
+        else str(value)
+    )
+    return text_value(text)
 
 
 def _names(todo: Todo) -> tuple[str, ...]:

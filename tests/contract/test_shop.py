@@ -120,6 +120,16 @@ class TestTarget(TargetContract):
         """Return the shop."""
         return shop
 
+    def test_a_number_that_is_written_as_text_is_no_other_value(self, sink: Sink, shop: ShopSubject) -> None:
+        """A value map writes texts; the shop keeps numbers, and what is told of them must not change their type."""
+        (receipt,) = self.done(sink, [self.write("a", "create", email="a@example.com", name="A", status="1")])
+        assert receipt.values == {}
+        key = receipt.native_key
+        (receipt,) = self.done(sink, [self.write("a", "update", key, 2, status=("0", "0"))])
+        assert (receipt.refused, receipt.values) == (("status",), {"status": b"\x02\x021"})
+        (receipt,) = self.done(sink, [self.write("a", "update", key, 3, status=("0", "1"))])
+        assert (receipt.outcome, receipt.refused, receipt.values) == (APPLIED, (), {})
+
     def test_batches_are_used_where_there_are_many_and_take_few_calls(self, sink: Sink, shop: ShopSubject) -> None:
         self.done(sink, [self.write(f"w{n}", "create", email=f"w{n}@example.com", name=f"n{n}") for n in range(1000)])
         assert len(shop.rows()) == 1000
