@@ -117,8 +117,6 @@ class Choice:
 
     def of(self, record: Record) -> Iterable[Destination]:
         """Return the places whose tenant's condition holds for a record, and those in which it has a copy."""
-        if not self._fields:
-            return self._every
         values = tuple([record.values[f] for f in self._fields])
         known = self._answers.get(values)
         if known is None:

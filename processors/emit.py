@@ -35,11 +35,12 @@ class Emitter:
     def __init__(self, plan: EntityPlan, readers: Readers) -> None:
         self.plan = plan
         self.readers = readers
-        self._choice = Choice(destinations(plan))
+        self._every = destinations(plan)
+        self._choice = Choice(self._every) if any(d.when is not None for d in self._every) else None
 
     def emit(self, record: Record, cid: str, touched: set[int] | None, out: Effects, *, due: str = "") -> None:
         """Add every write that is due; ``touched`` limits the look to these fields (None: all), ``due`` names a place whose delay is over."""
-        for d in self._choice.of(record):
+        for d in self._every if self._choice is None else self._choice.of(record):
             copy = record.copies.get(d.place)
             if copy is None:
                 if not record.deleted and d.place not in record.creating:

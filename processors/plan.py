@@ -7,6 +7,7 @@ of one system, spelt ``system/tenant``. The tenants of a system share everything
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -265,8 +266,8 @@ class EntityPlan:
 
     @cached_property
     def _divided(self) -> frozenset[str]:
-        systems = [p.system for p in self.places.values()]
-        return frozenset(s for s in systems if systems.count(s) > 1)
+        tenants = Counter(p.system for p in self.places.values())
+        return frozenset(s for s, n in tenants.items() if n > 1)
 
     def shown(self, place: str) -> str:
         """Return what people call a place: its system, unless that has several tenants."""

@@ -15,6 +15,7 @@ merge takes for agreement; a create finds the record that carries its canonical 
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,10 +37,14 @@ _TEXT = VALUE_TAGS[FieldType.STRING][0]
 _PLAIN = {4: FieldType.INTEGER, 6: FieldType.NUMBER, 8: FieldType.BOOLEAN, 10: FieldType.BYTES}
 _LOOKS = 3  # at a record that others keep changing
 _MOST_TARGETS = 500
+_AT_ONCE = 8  # tenants
 
 
 class ApiSink:
-    """Write to one system with all its tenants (`sinks.base.Sink`); a batch is of one entity and one tenant."""
+    """Write to one system with all its tenants (`sinks.base.Sink`); a batch is of one entity and one tenant.
+
+    Tenants are written side by side (`sinks.base.SideBySide`): most of the time is spent waiting for their answers.
+    """
 
     target: ClassVar[type[Target]]
 
@@ -48,6 +53,8 @@ class ApiSink:
         self._spec = context.config.systems[system]
         self._captured = self._spec.capture != "none"
         self.tenants = context.access.tenants
+        self.tenants_at_once = int(self._spec.options.get("tenants_at_once", _AT_ONCE))
+        self._lock = threading.Lock()
         self._targets: OrderedDict[str, tuple[Any, Target, dict[str, dict[str, ApiColumn]]]] = OrderedDict()
 
     def setup(self) -> None:
@@ -78,14 +85,15 @@ class ApiSink:
 
     def _tools(self, tenant: Tenant, entity: str, table: TableSpec) -> tuple[Target, dict[str, ApiColumn]]:
         stamp = (tenant.url, dict(tenant.options), dict(tenant.credentials))
-        known = self._targets.get(tenant.name)
-        if known is None or known[0] != stamp:
-            if known is not None:
-                known[1].close()
-            known = self._targets[tenant.name] = (stamp, self.target(self._context, tenant), {})
-            while len(self._targets) > _MOST_TARGETS:
-                self._targets.popitem(last=False)[1][1].close()
-        self._targets.move_to_end(tenant.name)
+        with self._lock:
+            known = self._targets.get(tenant.name)
+            if known is None or known[0] != stamp:
+                if known is not None:
+                    known[1].close()
+                known = self._targets[tenant.name] = (stamp, self.target(self._context, tenant), {})
+                while len(self._targets) > _MOST_TARGETS:
+                    self._targets.popitem(last=False)[1][1].close()
+            self._targets.move_to_end(tenant.name)
         _, target, columns = known
         if entity not in columns:
             columns[entity] = target.columns(table)

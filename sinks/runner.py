@@ -16,7 +16,6 @@ Where a system has several tenants, steps 2 to 5 happen for each of them apart (
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -59,7 +58,6 @@ class SinkWorker:
         self._store: Transactional | None = self._sink if isinstance(self._sink, Transactional) else None
         self._tracing = context.tracing
         self._views: dict[str, LinkView] = {}
-        self._counting = threading.Lock()  # tenants may be written by several threads
         counted = Measured(self._sink, self._tracing, self._count)
         self._writer = Referencing(Bisecting(counted), context.config, system, self._view)
         self._retrying = Retrying()
@@ -362,12 +360,10 @@ class SinkWorker:
                 self._context.activity.latency(self._system, item.entity, now - item.write.source_time)
 
     def _count(self, name: str, entity: str, n: int) -> None:
-        with self._counting:
-            self._context.activity.count(name, self._system, entity, n)
+        self._context.activity.count(name, self._system, entity, n)
 
     def _tick(self) -> None:
-        with self._counting:
-            self._context.activity.publish(self._outlet.producer, self._context.codec, self._context.topics)
+        self._context.activity.publish(self._outlet.producer, self._context.codec, self._context.topics)
 
     def _view(self, entity: str) -> LinkView:
         view = self._views.get(entity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ class World:
         self.systems = {p: System(p if not p.endswith("/default") else p.partition("/")[0]) for p in places}
         self.trouble: dict[str, Exception] = {}
         self.asked: list[str] = []  # places at which a write was tried, in order
+        self.slow: dict[str, threading.Event] = {}  # places that answer only when they are let
 
     def tenants(self, system: str) -> list[System]:
         """Return the tenants of a system."""
@@ -100,6 +102,7 @@ class MemorySink:
     """Write to the tenants of a system; one that is in trouble raises it."""
 
     world: World
+    tenants_at_once = 2
 
     def __init__(self, context: Context, system: str) -> None:
         self._system = system
@@ -109,6 +112,8 @@ class MemorySink:
     def write(self, batch: Sequence[Write]) -> list[Receipt]:
         (place,) = {f"{w.system}/{w.tenant}" for w in batch}
         self.world.asked.append(place)
+        if place in self.world.slow:
+            assert self.world.slow[place].wait(DEADLINE_S)
         if place in self.world.trouble:
             raise self.world.trouble[place]
         return [self.world.systems[place].apply(_slices(w)) for w in batch]

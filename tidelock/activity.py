@@ -5,6 +5,7 @@ The hot path adds to a dictionary per batch, never per event; see DESIGN section
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 
@@ -21,13 +22,14 @@ class Activity:
     """Count what happens by name, system and entity, and publish the differences.
 
     Names in use: captured, routed, unknown, linked, read, duplicates, echoes, edits, conflicts, parked, flagged, writes, written,
-    refused, rejected, stale, dead_letters, retries, api_calls (every request to an API, also those that failed).
+    refused, rejected, held (its tenant takes no writes), stale, dead_letters, retries, api_calls (every request to an API, also those that failed).
     """
 
     def __init__(self, worker: str, role: str, every_s: float = 1.0) -> None:
         self.worker = worker
         self.role = role
         self._every_s = every_s
+        self._lock = threading.Lock()  # some workers have threads
         self._counts: dict[tuple[str, str, str], int] = defaultdict(int)
         self._latency: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * (len(BUCKETS_MS) + 1))
         self._last = time.monotonic()
@@ -35,18 +37,16 @@ class Activity:
 
     def count(self, name: str, system: str, entity: str, n: int = 1) -> None:
         """Add to a count."""
-        self._counts[name, system, entity] += n
-        self.totals[name] += n
+        with self._lock:
+            self._counts[name, system, entity] += n
+            self.totals[name] += n
 
     def latency(self, system: str, entity: str, micros: int) -> None:
         """Add one source-commit-to-answer time; call it for a sample of each batch."""
         ms = micros / 1000
-        buckets = self._latency[system, entity]
-        for i, bound in enumerate(BUCKETS_MS):
-            if ms <= bound:
-                buckets[i] += 1
-                return
-        buckets[-1] += 1
+        at = next((i for i, bound in enumerate(BUCKETS_MS) if ms <= bound), -1)
+        with self._lock:
+            self._latency[system, entity][at] += 1
 
     def publish(self, producer: Producer, codec: Codec, topics: Topics, *, force: bool = False) -> None:
         """Send what came since the last time, if it is time; a heartbeat when nothing came. Not part of any transaction."""
@@ -54,6 +54,10 @@ class Activity:
         if not force and now - self._last < self._every_s:
             return
         window_s, self._last = now - self._last, now
+        with self._lock:
+            counts, latencies = dict(self._counts), dict(self._latency)
+            self._counts.clear()
+            self._latency.clear()
         value = codec.encode(
             "activity",
             {
@@ -61,11 +65,9 @@ class Activity:
                 "role": self.role,
                 "at": time.time_ns() // 1000,
                 "window_s": window_s,
-                "counts": [{"name": n, "system": s, "entity": e, "value": v} for (n, s, e), v in self._counts.items()],
-                "latencies": [{"system": s, "entity": e, "buckets": b} for (s, e), b in self._latency.items()],
+                "counts": [{"name": n, "system": s, "entity": e, "value": v} for (n, s, e), v in counts.items()],
+                "latencies": [{"system": s, "entity": e, "buckets": b} for (s, e), b in latencies.items()],
             },
         )
-        self._counts.clear()
-        self._latency.clear()
         producer.produce(topics.ops("activity"), key=self.worker.encode(), value=value)
         producer.poll(0)

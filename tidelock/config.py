@@ -216,7 +216,9 @@ class SystemSpec(Model):
     archive_after_s: float = Field(86_400.0, ge=0, description="outbox: completed rows older than this are archived")
     entities: dict[Name, TableSpec] = Field(default_factory=dict)
     options: dict[str, Any] = Field(
-        default_factory=dict, description="settings of the connector that no other connector has"
+        default_factory=dict,
+        description="settings of the connector that no other connector has; with several tenants also `hold_s` (5: how long a tenant's "
+        "failing writes are tried again before they are parked) and `tenants_at_once` (how many are written at the same time)",
     )
 
     @property

@@ -146,6 +146,10 @@ class _Checks:
         if hold_s is not None and (isinstance(hold_s, bool) or not isinstance(hold_s, int | float) or hold_s < 0):
             right = "seconds for which a tenant's writes are tried again before they are parked, for example 5"
             self._wrong((*path, "options", "hold_s"), "this is not a number of seconds", right)
+        at_once = _dict(system.get("options")).get("tenants_at_once")
+        if at_once is not None and (isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
+            right = "how many tenants are written at the same time, for example 8"
+            self._wrong((*path, "options", "tenants_at_once"), "this is not a number of tenants", right)
         for name, tenant in _dict(system.get("tenants")).items():
             condition = _dict(tenant).get("when")
             if isinstance(condition, str):

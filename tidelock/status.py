@@ -14,6 +14,7 @@ from tidelock.activity import BUCKETS_MS
 from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.kafka import KafkaClients, translate
+from tidelock.places import TENANT_HEAD, tenant_key
 from tidelock.topicread import read_all, read_latest
 from tidelock.topics import Topics
 from tidelock.waiting import Wait, waits
@@ -26,7 +27,10 @@ SILENT_AFTER_S = 15.0  # workers say something about once a second
 
 @dataclass
 class Flow:
-    """One system and entity: what came from it, what went to it. None means that it is not known, never zero."""
+    """One system and entity: what came from it, what went to it. None means that it is not known, never zero.
+
+    ``tenants``: those that take no writes, and why, in a few words.
+    """
 
     system: str
     entity: str
@@ -42,6 +46,24 @@ class Flow:
     lag: int | None
     dead_letters: int
     next: str
+    tenants: str = ""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A tenant that takes no writes, as its sink has said: it ``waits``, is ``revoked``, ``busy``, or (by the configuration) ``off``."""
+
+    system: str
+    tenant: str
+    state: str
+    since: float | None  # seconds since 1970
+    message: str
+    next: str
+
+    @property
+    def stuck(self) -> bool:
+        """Return whether it is not meant to be so."""
+        return self.state in ("waits", "revoked")
 
 
 @dataclass
@@ -54,6 +76,7 @@ class Status:
     seeds: list[dict[str, Any]]  # reading a source: system, entity, state, rows so far
     hub_dead_letters: int  # what the stages between the systems could not take
     waits: list[dict[str, Any]]  # creates that wait for a seed: how many, for which, and why
+    tenants: list[dict[str, Any]]  # those that take no writes
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -78,6 +101,7 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
                 known[i] += n
     signals = _signals(kafka, topics)
     waiting = waits(signals, config)
+    tenants = troubles(signals, config)
     lag = _lag(config, kafka, topics)
     down = _down(kafka, codec, topics, now)
     dead = _dead(config, kafka, topics)
@@ -97,6 +121,7 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
                 silent,
                 waiting,
                 down,
+                tenants,
             )
             for entity in system.entities
         ]
@@ -114,13 +139,34 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
         summary += f"; {hub} dead letters between the systems: tidelock dlq ls"
     for wait in waiting:
         summary += f"; {wait.text}"
-    return Status(summary, workers, flows, _seeds(signals), hub, [w.as_dict() for w in waiting])
+    for trouble in tenants:
+        if trouble.stuck:
+            summary += f"; {trouble.system}/{trouble.tenant} takes no writes: {trouble.message}"
+    told = [asdict(t) for t in tenants]
+    return Status(summary, workers, flows, _seeds(signals), hub, [w.as_dict() for w in waiting], told)
+
+
+def troubles(signals: dict[str, dict[str, Any]], config: Config) -> list[Trouble]:
+    """Return the tenants that take no writes, from the last record of every key of ``ops.signals`` and from the configuration."""
+    out = []
+    for system, spec in config.systems.items():
+        for tenant, its in spec.all_tenants.items():
+            body = signals.get(tenant_key(system, tenant))
+            if not its.enabled:
+                way = f"set systems.{system}.tenants.{tenant}.enabled to true"
+                out.append(Trouble(system, tenant, "off", None, "it is switched off", way))
+            elif body is not None:
+                known = (str(body[name]) for name in ("state", "message", "hint"))
+                state, message, hint = known
+                out.append(Trouble(system, tenant, state, float(body["since"]), message, hint))
+    return out
 
 
 def _signals(kafka: KafkaClients, topics: Topics) -> dict[str, dict[str, Any]]:
-    """Return the last records of seeds and of what waits for them, by key."""
+    """Return the last records of seeds, of what waits for them, and of tenants that take no writes, by key."""
     found = read_latest(kafka, [topics.ops("signals")]).items()
-    return {k.decode(): json.loads(m.value()) for k, m in found if k.startswith((b"seed/", b"seeded/", b"waiting/"))}
+    heads = (b"seed/", b"seeded/", b"waiting/", TENANT_HEAD.encode())
+    return {k.decode(): json.loads(m.value()) for k, m in found if k.startswith(heads)}
 
 
 def _seeds(signals: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -128,9 +174,9 @@ def _seeds(signals: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     out = []
     for key, body in signals.items():
         if key.startswith("seed/"):
-            _, system, entity = key.split("/", 2)
+            _, system, *tenant, entity = key.split("/")
             known = {name: body.get(name) for name in ("state", "rows", "estimate")}
-            out.append({"system": system, "entity": entity, **known})
+            out.append({"system": "/".join((system, *tenant)), "entity": entity, **known})
     return out
 
 
@@ -152,13 +198,23 @@ def _flow(
     silent: set[str],
     waiting: list[Wait],
     down: dict[str, str],
+    tenants: list[Trouble],
 ) -> Flow:
+    led_to = any(system in f.to and f.entity == entity for f in config.flows)
+    mine = [t for t in tenants if t.system == system and led_to]
     letters = dead.get((system, entity), 0)
     behind = lag.get(Topics(config.prefix).sync(system, entity))
     if f"sink.{system}" in silent or f"capture.{system}" in silent:
         state, what = "no signal", "look at the log of `tidelock run`; it says why a worker waits"
     elif behind and system in down:
         state, what = "waits", down[system]
+    elif held := [t for t in mine if t.stuck]:
+        first = held[0]
+        state, what = (
+            "waits",
+            f"{first.tenant}: {first.message}: {first.next}" if first.next else f"{first.tenant}: {first.message}",
+        )
+        what += f"; and {len(held) - 1} more tenants" if len(held) > 1 else ""
     elif letters:
         state, what = "degraded", "tidelock dlq ls"
     elif stuck := next((w for w in waiting if (w.system, w.entity) == (system, entity) and w.stuck), None):
@@ -187,6 +243,19 @@ def _flow(
         behind,
         letters,
         what,
+        _named(mine),
+    )
+
+
+def _named(tenants: list[Trouble]) -> str:
+    """Say in a few words which tenants take no writes, each state with its tenants."""
+    by_state: dict[str, list[str]] = {}
+    for t in tenants:
+        by_state.setdefault(t.state, []).append(t.tenant)
+    most = 5
+    return "; ".join(
+        f"{state}: {', '.join(names[:most])}{f' and {len(names) - most} more' if len(names) > most else ''}"
+        for state, names in by_state.items()
     )
 
 

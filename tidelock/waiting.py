@@ -84,7 +84,8 @@ def _wait(
     estimate = None if seed is None else seed.get("estimate")
     state = None if seed is None else seed.get("state")
     named = tenant if shown(spec, system, tenant) != system else ""
-    again = f"`tidelock seed {system} {entity}{f' --tenant {named}' if named else ''}`"
+    whose = f" --tenant {named}" if named else ""
+    again = f"`tidelock seed {system} {entity}{whose}`"
 
     def wait(state: str, reason: str, what: str = "") -> Wait:
         return Wait(system, entity, creates, state, rows, estimate, reason, what, named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,22 @@ def test_an_edit_for_a_tenant_that_is_switched_off_is_parked_and_comes_later(mak
     on = make()
     on.until(lambda: rows(world, SOUTH)["a@x"][0] == "Eve", "the edit in the south")
     assert on.dead() == 0
+
+
+def test_a_tenant_that_answers_slowly_holds_up_no_other(make: Make, world: World) -> None:
+    hub = make()
+    world.systems[CRM].create({"email": "a@x", "name": "Ada"})
+    hub.until(lambda: all("a@x" in rows(world, p) for p in (NORTH, SOUTH)), "the first sync")
+    world.slow[NORTH] = threading.Event()
+    try:
+        for name in ("one", "two", "three"):
+            world.systems[CRM].update(key(world, CRM, "a@x"), {"name": name})
+            hub.until(lambda name=name: rows(world, SOUTH)["a@x"][0] == name, name)  # type: ignore[misc]
+        assert rows(world, NORTH)["a@x"][0] == "Ada"
+        assert hub.standing() == {}, "it is slow, not down"
+    finally:
+        world.slow[NORTH].set()
+    hub.until(lambda: rows(world, NORTH)["a@x"][0] == "three", "the edits in the north")
 
 
 def test_writes_that_are_held_are_not_passed_by_the_group_and_come_again_after_a_death(

@@ -97,6 +97,7 @@ def test_who_can_serve_one_tenant_only_says_so() -> None:
         ("enabled: false", "enable: false", "systems.portal.tenants.south.enable", "did you mean `enabled`?"),
         ("hold_s: 2.5", "hold_s: -1", "systems.portal.options.hold_s", "seconds"),
         ("hold_s: 2.5", "hold_s: soon", "systems.portal.options.hold_s", "seconds"),
+        ("hold_s: 2.5", "tenants_at_once: 0", "systems.portal.options.tenants_at_once", "for example 8"),
     ],
 )  # fmt: skip
 def test_one_error_with_its_path_and_way_out(old: str, new: str, path: str, message: str) -> None:

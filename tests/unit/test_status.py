@@ -6,7 +6,8 @@ import pytest
 
 from tests.model.scene import configure
 from tests.model.systems import System
-from tidelock.status import _flow
+from tidelock.places import tenant_key
+from tidelock.status import Flow, Trouble, _flow, troubles
 from tidelock.topics import Topics
 
 CONFIG = configure([System("alpha"), System("beta")])
@@ -29,8 +30,67 @@ FULL = "no room left: make some"
 )
 def test_the_state_of_a_flow(lag: int, letters: int, silent: set[str], down: dict[str, str], state: str) -> None:
     topic = Topics(CONFIG.prefix).sync("beta", "contact")
-    flow = _flow(CONFIG, "beta", "contact", {}, None, {topic: lag}, {("beta", "contact"): letters}, silent, [], down)
+    flow = _flow(
+        CONFIG, "beta", "contact", {}, None, {topic: lag}, {("beta", "contact"): letters}, silent, [], down, []
+    )
     assert flow.state == state
     assert (flow.next == "") == (state == "ok")
     if state == "waits":
         assert flow.next == FULL
+
+
+TENANTS = configure(
+    [System(n) for n in ("crm", "portal/north", "portal/south", "portal/west")],
+    flows=[{"from": "crm", "to": "portal"}],
+    tenants={"portal/west": {"enabled": False}},
+)
+
+
+def record(state: str, message: str = "it does not answer", hint: str = "look") -> dict[str, object]:
+    return {"state": state, "message": message, "hint": hint, "since": 1000.5, "again_at": 1060.0}
+
+
+def flow(found: list[Trouble], system: str = "portal", lag: int = 0) -> Flow:
+    topic = Topics(TENANTS.prefix).sync(system, "contact")
+    return _flow(TENANTS, system, "contact", {}, None, {topic: lag}, {}, set(), [], {}, found)
+
+
+def test_tenants_that_take_no_writes_stand_in_signals_and_in_the_configuration() -> None:
+    signals = {
+        tenant_key("portal", "south"): record("waits"),
+        tenant_key("portal", "west"): record("waits"),
+        tenant_key("portal", "former"): record("waits"),
+        tenant_key("gone", "default"): record("waits"),
+    }
+    assert troubles(signals, TENANTS) == [
+        Trouble("portal", "south", "waits", 1000.5, "it does not answer", "look"),
+        Trouble("portal", "west", "off", None, "it is switched off", "set systems.portal.tenants.west.enabled to true"),
+    ]
+    assert troubles({}, CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    ("states", "state", "tenants"),
+    [
+        ({"north": "waits"}, "waits", "waits: north; off: west"),
+        ({"north": "revoked", "south": "waits"}, "waits", "revoked: north; waits: south; off: west"),
+        ({"south": "busy"}, "ok", "busy: south; off: west"),
+        ({}, "ok", "off: west"),
+    ],
+)
+def test_a_flow_names_the_tenants_that_take_no_writes(states: dict[str, str], state: str, tenants: str) -> None:
+    found = troubles({tenant_key("portal", t): record(s) for t, s in states.items()}, TENANTS)
+    row = flow(found)
+    assert (row.state, row.tenants) == (state, tenants)
+    assert bool(row.next) == (state != "ok")
+    if state == "waits":
+        assert row.next.startswith("north: it does not answer: look")
+    other = flow(found, "crm")
+    assert (other.state, other.tenants) == ("ok", "")
+
+
+def test_of_many_tenants_a_few_are_named() -> None:
+    found = [Trouble("portal", f"t{n}", "waits", 1.0, "down", "") for n in range(200)]
+    row = flow(found)
+    assert row.tenants == "waits: t0, t1, t2, t3, t4 and 195 more"
+    assert row.next == "t0: down; and 199 more tenants"

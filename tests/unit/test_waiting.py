@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from processors.overdue import PATIENCE_S, Overdue
-from tidelock.config import Config
+from tidelock.config import Config, TenantSpec
 from tidelock.waiting import Wait, waits
 
 ENTITY = {"contacts": {"map": [{"column": "name", "field": "name"}], "table": "contacts"}}
@@ -74,6 +74,45 @@ def test_a_system_that_is_off_is_named_as_the_reason() -> None:
 @pytest.mark.parametrize("system", ["gone", "store"])
 def test_what_is_captured_no_more_holds_nothing_up(system: str) -> None:
     assert waits(waiting(system) | waiting("billing", tenant="former"), CONFIG) == []
+
+
+PORTALS = CONFIG.model_copy(
+    update={
+        "systems": CONFIG.systems
+        | {
+            "billing": CONFIG.systems["billing"].model_copy(
+                update={"tenants": {"a": TenantSpec(), "b": TenantSpec(enabled=False)}}
+            )
+        }
+    }
+)
+
+
+def test_every_tenant_waits_for_its_own_seed() -> None:
+    records = waiting(tenant="a") | waiting(tenant="b", creates=1) | waiting()
+    a, b = waits(records, PORTALS)
+    assert a.text == "2,500 creates wait for the seed of billing/a/contacts, which has not begun"
+    assert a.stuck
+    assert "`tidelock seed billing contacts --tenant a`" in a.next
+    assert (b.state, b.stuck) == ("off", False), "it is meant to wait"
+    assert b.text == "1 create waits for the seed of billing/b/contacts, and billing/b is switched off"
+    read: dict[str, dict[str, Any]] = {
+        "seed/billing/a/contacts": {"state": "running", "rows": 7},
+        "seed/billing/contacts": {"state": "failed"},
+    }
+    assert waits(records | read, PORTALS)[0].state == "reading"
+    assert waits(records | {"seeded/billing/a/contacts": {}}, PORTALS)[0].state == "deciding"
+
+
+def test_the_clock_tells_of_every_tenant_but_those_that_are_switched_off() -> None:
+    overdue = Overdue(PORTALS)
+    for key, body in (waiting(tenant="a") | waiting(tenant="b")).items():
+        overdue.take(key.encode(), json.dumps(body).encode(), 1000)
+    overdue.take(b"seed/billing/a/contacts", json.dumps({"state": "running", "rows": 1}).encode(), 1200)
+    assert list(overdue.alerts(1200 + PATIENCE_S - 1)) == []
+    (alert,) = overdue.alerts(1200 + PATIENCE_S)
+    assert alert["message"] == "creates wait for the seed of billing/a/contacts, which has read nothing for 5 minutes"
+    assert (alert["fingerprint"], alert["subject"]) == ("creates_wait/billing/a/contacts", "billing/a")
 
 
 class Clock:

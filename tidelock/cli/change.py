@@ -16,13 +16,17 @@ from tidelock.cli.look import resolve_record
 from tidelock.envelopes import Entry
 from tidelock.errors import Fatal
 from tidelock.kafka import flush
+from tidelock.places import find_place, find_system, find_tenants, seed_request_key
 from tidelock.topicread import read_latest
 from tidelock.workers import now_micros
+
+TenantOption = Annotated[str | None, typer.Option("--tenant", help="Only this tenant of the system.")]
 
 
 def seed(
     system: Annotated[str, typer.Argument(help="The system to read.")],
     entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
+    tenant: TenantOption = None,
     where: Annotated[str | None, typer.Option(help="Only rows for which this SQL condition holds.")] = None,
     recreate_slot: Annotated[
         bool,
@@ -46,23 +50,30 @@ def seed(
     unknown = [e for e in wanted if e not in spec.entities]
     if unknown:
         raise Fatal(f"{system} has no entity {unknown[0]!r}", hint=f"it has: {', '.join(spec.entities)}")
+    tenants = find_tenants(session.config, system, tenant)
+    off = [t for t in tenants if not spec.all_tenants[t].enabled]
     producer = session.kafka.producer("tidelock-cli")
-    for name in wanted:
-        body = {
-            "kind": "seed",
-            "system": system,
-            "entity": name,
-            "where": where,
-            "id": uuid.uuid4().hex,
-            "at": time.time(),
-        }
-        producer.produce(
-            session.topics.ops("signals"),
-            key=f"request/seed/{system}/{name}".encode(),
-            value=jsonlib.dumps(body).encode(),
-        )
+    for whose in tenants:
+        for name in wanted:
+            body = {
+                "kind": "seed",
+                "system": system,
+                "tenant": whose,
+                "entity": name,
+                "where": where,
+                "id": uuid.uuid4().hex,
+                "at": time.time(),
+            }
+            producer.produce(
+                session.topics.ops("signals"),
+                key=seed_request_key(spec, system, whose, name).encode(),
+                value=jsonlib.dumps(body).encode(),
+            )
     flush(producer)
-    err.print(f"asked capture.{system} to seed {', '.join(wanted)}; `tidelock status` shows how far it is")
+    of = f" of {tenants[0] if len(tenants) == 1 else f'{len(tenants)} tenants'}" if len(spec.all_tenants) > 1 else ""
+    err.print(f"asked capture.{system} to seed {', '.join(wanted)}{of}; `tidelock status` shows how far it is")
+    if off:
+        err.print(f"switched off, and read when it is on again: {', '.join(off)}")
 
 
 def _recreate_slot(session: Session, system: str) -> None:
@@ -82,16 +93,17 @@ def _recreate_slot(session: Session, system: str) -> None:
 def release(
     system: Annotated[str, typer.Argument(help="The system.")],
     actor: Annotated[str, typer.Argument(help="Whose changes were parked for being too many.")],
+    tenant: TenantOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Release an actor's changes that were parked by `actor_limit_per_min`: let them pass up to now, and take them in."""
     session = Session(config)
-    if system not in session.config.systems:
-        raise Fatal(f"there is no system {system!r}", hint=f"systems: {', '.join(session.config.systems)}")
+    spec = find_system(session.config, system)
+    find_tenants(session.config, system, tenant)
     producer = session.kafka.producer("tidelock-cli")
-    entry = Entry("release_actor", system=system, keys=(actor,), offset=now_micros())
+    entry = Entry("release_actor", system=system, tenant=tenant or "", keys=(actor,), offset=now_micros())
     value = session.codec.header("entry") + entry.encode()
-    for name in session.config.systems[system].entities:
+    for name in spec.entities:
         for partition in range(session.config.partitions):
             producer.produce(session.topics.journal(name), value=value, partition=partition)
     flush(producer)
@@ -101,6 +113,7 @@ def release(
 def resync(
     entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
     system: Annotated[str | None, typer.Option(help="Only what goes to this system.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only what goes to this tenant of the system.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Ask every record to look again at what its systems should hold: creates what a system lacks, tries parked writes again.
@@ -108,19 +121,19 @@ def resync(
     What stands right already is not written. Used after `run --link-only`.
     """
     session = Session(config)
-    if system is not None and system not in session.config.systems:
-        raise Fatal(f"there is no system {system!r}", hint=f"systems: {', '.join(session.config.systems)}")
+    if system is None and tenant is not None:
+        raise Fatal(f"of which system is {tenant} a tenant?", hint=f"--system … --tenant {tenant}")
+    if system is not None:
+        find_tenants(session.config, system, tenant)
     header = session.codec.header("entry")
     producer = session.kafka.producer("tidelock-cli")
     asked = 0
     for name in [entity] if entity else list(session.config.entities):
         for cid in read_latest(session.kafka, [session.topics.hub(name)]):
-            for place in (
-                [system] if system else [s for s, spec in session.config.systems.items() if name in spec.entities]
-            ):
-                entry = Entry("resync", cid.decode(), place, session.config.systems[place].tenant)
-                producer.produce(session.topics.journal(name), key=cid, value=header + entry.encode())
-                asked += 1
+            # One entry looks at all places; without a tenant it lifts what is parked in any tenant of the system, or anywhere.
+            entry = Entry("resync", cid.decode(), system or "", tenant or "")
+            producer.produce(session.topics.journal(name), key=cid, value=header + entry.encode())
+            asked += 1
             producer.poll(0)
     flush(producer)
     err.print(f"{asked} looks asked for; `tidelock status` shows what is written")
@@ -129,7 +142,10 @@ def resync(
 def resolve(
     record: Annotated[str, typer.Argument(help="A canonical id, or system/native key.")],
     field: Annotated[str, typer.Argument(help="The parked field.")],
-    take: Annotated[str | None, typer.Option(help="golden, or a system: whose value stands from now on.")] = None,
+    take: Annotated[
+        str | None,
+        typer.Option(help="golden, or a system (system/tenant where it has several): whose value stands from now on."),
+    ] = None,
     value: Annotated[str | None, typer.Option(help="Or this value.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -151,9 +167,7 @@ def resolve(
         entry.keys = (field, "golden")
     else:
         assert take is not None
-        if take not in session.config.systems:
-            raise Fatal(f"there is no system {take!r}", hint=f"systems: {', '.join(session.config.systems)}")
-        entry.system, entry.tenant, entry.keys = take, session.config.systems[take].tenant, (field, "theirs")
+        (entry.system, entry.tenant), entry.keys = find_place(session.config, take), (field, "theirs")
     producer = session.kafka.producer("tidelock-cli")
     producer.produce(
         session.topics.journal(entity), key=cid.encode(), value=session.codec.header("entry") + entry.encode()

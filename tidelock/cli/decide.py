@@ -11,23 +11,30 @@ from tidelock.cli.look import resolve_record
 from tidelock.envelopes import Entry
 from tidelock.errors import Fatal
 from tidelock.kafka import flush
+from tidelock.places import read_native
 
 app = typer.Typer(
     name="identity", help="Decide which records are one: link, unlink, split, merge.", no_args_is_help=True
 )
 
 Native = Annotated[
-    str, typer.Argument(help="A record of a system: entity/system/native key, for example contact/crm/17.")
+    str,
+    typer.Argument(
+        help="A record of a system: entity/system/native key, for example contact/crm/17;"
+        " entity/system/tenant/native key where the system has several tenants."
+    ),
 ]
 
 
 def _native(session: Session, text: str) -> tuple[str, str, str, str]:
     """Return (entity, system, tenant, native key). Raises Fatal."""
-    parts = text.split("/", 2)
-    if len(parts) != 3 or parts[0] not in session.config.entities or parts[1] not in session.config.systems:
-        raise Fatal(f"{text!r} is no record of a system", hint="entity/system/native key, for example contact/crm/17")
-    entity, system, native = parts
-    return entity, system, session.config.systems[system].tenant, native
+    entity, _, rest = text.partition("/")
+    if entity not in session.config.entities or "/" not in rest:
+        raise Fatal(
+            f"{text!r} is no record of a system",
+            hint="entity/system/native key, for example contact/crm/17; entity/system/tenant/native key where there are several tenants",
+        )
+    return entity, *read_native(session.config, rest)
 
 
 def _decide(session: Session, entity: str, entry: Entry) -> None:

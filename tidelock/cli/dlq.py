@@ -10,7 +10,8 @@ import typer
 from confluent_kafka import Message
 
 from tidelock.cli.common import DEFAULT_CONFIG, PROBLEMS, ConfigOption, JsonOption, Session, err, show
-from tidelock.envelopes import Entry
+from tidelock.cli.look import where
+from tidelock.envelopes import Entry, Write
 from tidelock.errors import Fatal, Reject
 from tidelock.kafka import flush
 from tidelock.topicread import read_all
@@ -102,6 +103,14 @@ def show_one(
     show([row] if json else [{"": k, "value": v} for k, v in row.items()], as_json=json)
 
 
+def _tenant(session: Session, write: bytes) -> str:
+    """Return the tenant that a refused write was for; all of them (an empty name) if it cannot be told."""
+    try:
+        return Write.decode(write).tenant if session.codec.kind(write) == "Write" else ""
+    except (Reject, IndexError, ValueError):
+        return ""
+
+
 @app.command("retry")
 def retry(
     kind: Annotated[str | None, typer.Option(help="Only letters of this kind.")] = None,
@@ -119,13 +128,15 @@ def retry(
         stage, system, entity = m.topic().removeprefix(f"{session.config.prefix}dlq.").split(".", 2)
         cid = h.get("canonical_id", "")
         if stage == "sink" and cid:
-            entry = Entry("resync", cid, system, session.config.systems[system].tenant)
+            tenant = _tenant(session, m.value() or b"")
+            entry = Entry("resync", cid, system, tenant)
             value = session.codec.header("entry") + entry.encode()
             target = session.topics.journal(entity)
-            plan[target, f"{cid}/{system}"] = (
+            place = where(session, system, tenant) if tenant else system
+            plan[target, f"{cid}/{place}"] = (
                 cid.encode(),
                 value,
-                {"letter": name_of(m), "does": f"ask {cid} for a fresh write to {system}"},
+                {"letter": name_of(m), "does": f"ask {cid} for a fresh write to {place}"},
             )
         else:
             target = h.get("origin", "").rsplit("-", 2)[0]

@@ -12,6 +12,7 @@ from tidelock.change import OPS, show_position
 from tidelock.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, Session, show
 from tidelock.envelopes import OUTCOMES, Entry, Receipts, Write
 from tidelock.errors import Fatal, Reject
+from tidelock.places import read_native, shown
 from tidelock.topicread import read_all, read_latest
 from tidelock.tracing import moment, trace_id
 
@@ -27,21 +28,31 @@ def find_links(session: Session, entity: str) -> dict[tuple[str, str, str], str]
     return out
 
 
+def where(session: Session, system: str, tenant: str) -> str:
+    """Return what people call a tenant of a system: just the system, where it has no other."""
+    spec = session.config.systems.get(system)
+    return f"{system}/{tenant}" if spec is None else shown(spec, system, tenant)
+
+
 def links(
     entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
-    record: Annotated[str | None, typer.Option(help="Only this record: a canonical id, or system/native key.")] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            help="Only this record: a canonical id, or system/native key (system/tenant/native key where there are several tenants)."
+        ),
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     json: JsonOption = False,
 ) -> None:
     """Show which native records are one record."""
     session = Session(config)
     rows: list[dict[str, Any]] = []
+    wanted = resolve_record(session, record) if record is not None else None
     for name in [entity] if entity else list(session.config.entities):
         by_id: dict[str, list[str]] = {}
         for (system, tenant, native), cid in find_links(session, name).items():
-            by_id.setdefault(cid, []).append(
-                f"{system}/{native}" if tenant == "default" else f"{system}/{tenant}/{native}"
-            )
+            by_id.setdefault(cid, []).append(f"{where(session, system, tenant)}/{native}")
         rows += [
             {
                 "entity": name,
@@ -49,14 +60,19 @@ def links(
                 "records": ", ".join(sorted(natives)) if not json else sorted(natives),
             }
             for cid, natives in sorted(by_id.items())
-            if record is None or record == cid or record in natives
+            if wanted is None or wanted == (name, cid)
         ]
     show(rows, as_json=json, title="links", empty="no links yet; `tidelock status` shows whether anything was captured")
 
 
 def conflicts(
     entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
-    record: Annotated[str | None, typer.Option(help="Only this record: a canonical id, or system/native key.")] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            help="Only this record: a canonical id, or system/native key (system/tenant/native key where there are several tenants)."
+        ),
+    ] = None,
     parked: Annotated[bool, typer.Option("--parked", help="Only those that wait for a person.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     json: JsonOption = False,
@@ -98,15 +114,21 @@ def _decided(session: Session) -> dict[tuple[str, str], int]:
 
 
 def resolve_record(session: Session, record: str) -> tuple[str, str]:
-    """Find the (entity, canonical id) of ``entity/canonical id``, a canonical id, or ``system/native key``. Raises Fatal."""
+    """Find the (entity, canonical id) of ``entity/canonical id``, a canonical id, or ``system/native key``. Raises Fatal.
+
+    Where a system has several tenants it is ``system/tenant/native key``.
+    """
     entity, _, rest = record.partition("/")
     if entity in session.config.entities and rest:
         record, names = rest, [entity]
     else:
         names = list(session.config.entities)
+    spec = session.config.systems.get(record.partition("/")[0])
+    if spec is not None and len(spec.all_tenants) > 1:
+        record = "/".join(read_native(session.config, record))
     for name in names:
         for (system, tenant, native), cid in find_links(session, name).items():
-            if record in (cid, f"{system}/{native}", f"{system}/{tenant}/{native}"):
+            if record in (cid, f"{where(session, system, tenant)}/{native}", f"{system}/{tenant}/{native}"):
                 return name, cid
     raise Fatal(
         f"no record {record!r}",
@@ -115,7 +137,12 @@ def resolve_record(session: Session, record: str) -> tuple[str, str]:
 
 
 def trace(
-    record: Annotated[str, typer.Argument(help="A canonical id, or system/native key such as crm/17.")],
+    record: Annotated[
+        str,
+        typer.Argument(
+            help="A canonical id, or system/native key such as crm/17 (system/tenant/native key where there are several tenants)."
+        ),
+    ],
     config: ConfigOption = DEFAULT_CONFIG,
     json: JsonOption = False,
 ) -> None:
@@ -147,27 +174,33 @@ def _story(session: Session, entity: str, cid: str) -> Iterator[dict[str, Any]]:
                 if item.canonical_id == cid:
                     what = f"write {item.version}: {OUTCOMES[item.outcome]}"
                     what += f", left alone: {', '.join(item.refused)}" if item.refused else ""
-                    yield _row(at, "receipt", pack.system, what + (f" ({item.message})" if item.message else ""))
+                    yield _row(
+                        at,
+                        "receipt",
+                        where(session, pack.system, pack.tenant),
+                        what + (f" ({item.message})" if item.message else ""),
+                    )
             continue
         if kind == "Audit":
-            yield from _audited(codec.decode(value), entity, wanted)
+            yield from _audited(session, codec.decode(value), entity, wanted)
             continue
         if key != wanted:
             continue
         if kind == "Change":
-            yield _change_row(codec, value, at, "captured")
+            yield _change_row(session, value, at, "captured")
         elif kind == "Entry":
             entry = Entry.decode(value)
             if entry.payload and entry.kind == "linked":
-                yield _change_row(codec, entry.payload, at, "linked")
+                yield _change_row(session, entry.payload, at, "linked")
             else:
-                yield _row(at, entry.kind, entry.system, " ".join(entry.keys))
+                place = where(session, entry.system, entry.tenant) if entry.system else ""
+                yield _row(at, entry.kind, place, " ".join(entry.keys))
         elif kind == "Write":
             write = Write.decode(value)
             yield _row(
                 at,
                 f"write {write.version}",
-                write.system,
+                where(session, write.system, write.tenant),
                 f"{write.op} {', '.join(write.columns)} because of {write.source} ({write.rule})",
             )
         elif kind == "Conflict":
@@ -184,7 +217,7 @@ def _story(session: Session, entity: str, cid: str) -> Iterator[dict[str, Any]]:
             yield _row(at, "golden", "hub", f"version {codec.decode(value)['version']}")
 
 
-def _audited(pack: dict[str, Any], entity: str, wanted: bytes) -> Iterator[dict[str, Any]]:
+def _audited(session: Session, pack: dict[str, Any], entity: str, wanted: bytes) -> Iterator[dict[str, Any]]:
     if pack["entity"] != entity:
         return
     for item in pack["items"]:
@@ -193,16 +226,16 @@ def _audited(pack: dict[str, Any], entity: str, wanted: bytes) -> Iterator[dict[
             yield _row(
                 pack["at"],
                 "audit",
-                pack["system"],
+                where(session, pack["system"], pack["tenant"]),
                 f"write {write.version} by {pack['worker']}: {item['outcome']}, {len(write.columns)} columns",
             )
 
 
-def _change_row(codec: Any, value: bytes, at: int, step: str) -> dict[str, Any]:
-    change = codec.change_reader(value).read(value)
+def _change_row(session: Session, value: bytes, at: int, step: str) -> dict[str, Any]:
+    change = session.codec.change_reader(value).read(value)
     who = "our own write" if change.origin else change.actor or "somebody"
     what = f"{OPS[change.op]} of {change.native_key} by {who} at {moment(change.source_time)}, position {show_position(change.position)}"
-    return _row(at, step, change.system, what, trace_id(change.event_id))
+    return _row(at, step, where(session, change.system, change.tenant), what, trace_id(change.event_id))
 
 
 def _row(at: int | dt.datetime, step: str, system: str, what: str, trace: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 
 from tidelock.cli.common import DEFAULT_CONFIG, PROBLEMS, ConfigOption, JsonOption, Session, err, show
 from tidelock.status import query
+from tidelock.tracing import moment
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
@@ -30,6 +31,15 @@ def status(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> N
                 ({c: "–" if w[c] is None else w[c] for c in columns} for w in found.waits),
                 as_json=False,
                 title="creates that wait for a seed",
+            )
+        if found.tenants:
+            show(
+                (
+                    {**t, "since": "–" if t["since"] is None else moment(int(t["since"] * 1_000_000))}
+                    for t in found.tenants
+                ),
+                as_json=False,
+                title="tenants that take no writes",
             )
         quiet = [w for w in found.workers if w["state"] != "ok"]
         if quiet:

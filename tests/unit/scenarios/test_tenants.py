@@ -8,7 +8,7 @@ import pytest
 
 from tests.model.scene import Scene, configure
 from tests.model.systems import System
-from tidelock.envelopes import TENANT_OFF, TENANT_WAITS, Write
+from tidelock.envelopes import TENANT_OFF, TENANT_WAITS, Entry, Write
 
 NORTH, SOUTH = "portal/north", "portal/south"
 BOTH_WAYS = ({"from": "crm", "to": "portal"}, {"from": "portal", "to": "crm"})
@@ -391,3 +391,38 @@ def test_a_create_that_was_never_made_is_not_deleted_where_nobody_captures() -> 
     s.settle()
     assert s.rows("hooks/one") == []
     assert s.world.writes[before:] == []
+
+
+@pytest.mark.parametrize(
+    ("system", "tenant", "tried"),
+    [("", "", {NORTH, SOUTH}), ("portal", "", {NORTH, SOUTH}), ("portal", "south", {SOUTH}), ("crm", "", set())],
+)
+def test_a_resync_lifts_what_is_parked_in_one_tenant_in_all_of_them_or_everywhere(
+    system: str, tenant: str, tried: set[str]
+) -> None:
+    bad = {t: Down("check") for t in (NORTH, SOUTH)}
+    s = Scene("crm", *(System(t, refuse=bad[t]) for t in bad), flows=BOTH_WAYS)
+    for down in bad.values():
+        down.kind = None
+    a = s.seed("crm")
+    for down in bad.values():
+        down.kind = "check"
+    s["crm"].update(a, {"name": "Ada"})
+    s.settle()
+    before = len(s.world.writes)
+    for down in bad.values():
+        down.kind = None
+    s.world.enter(Entry("resync", s.cid, system, tenant))
+    s.settle()
+    assert {f"{w.system}/{w.tenant}" for w in s.world.writes[before:]} == tried
+    assert {t for t in bad if s.row(t)["name"] == "Ada"} == tried
+
+
+def test_a_resync_of_everything_does_not_hurry_what_is_delayed() -> None:
+    s = scene(flows=[{"from": "crm", "to": "portal", "delay_s": 30.0}])
+    s.seed("crm")
+    s.world.enter(Entry("resync", s.cid))
+    s.run()
+    assert s.world.writes == []
+    s.settle(timers=1)
+    s.agree()
