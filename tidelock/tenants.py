@@ -91,6 +91,7 @@ class Tenants:
         self.central = central
         self.secrets = TenantSecrets(Vault(config))
         self._config = config
+        self._has_key = False
         self._lock = threading.Lock()
         self._cache: dict[str, tuple[float, dict[str, Tenant]]] = {}
 
@@ -138,7 +139,7 @@ class Tenants:
             rows: dict[str, _Row] = {}
             names = dict.fromkeys(_declared(self._spec(system)))
             if self.central is not None:
-                with self.central.connect() as db:
+                with self._proven(self.central) as db:
                     found = db.execute(
                         f"select {_COLUMNS} from tidelock.tenant where system = %s order by name".encode(), (system,)
                     ).fetchall()
@@ -343,6 +344,8 @@ class Tenants:
         """Bring everything under the present key that is under an earlier one; return how many secrets that were. Raises Fatal."""
         done = 0
         with self._connection() as db:
+            with db.transaction():
+                self.secrets.prove_again(db)
             keys = db.execute(
                 b"select system, name from tidelock.tenant union select system, name from tidelock.token"
             ).fetchall()
@@ -371,7 +374,16 @@ class Tenants:
                 "there is no central database, so tenants are those of the configuration file",
                 hint="set `central.dsn`, or give a system `url`, `credentials` or `tenants` and run `tidelock up`",
             )
-        return self.central.connect()
+        return self._proven(self.central)
+
+    @contextlib.contextmanager
+    def _proven(self, central: Central) -> Iterator[Connection]:
+        """Lend a connection; the first time, see that its secrets are ours."""
+        with central.connect() as db:
+            if not self._has_key:
+                self.secrets.prove(db)
+                self._has_key = True
+            yield db
 
     @contextlib.contextmanager
     def _changing(self, system: str) -> Iterator[Connection]:

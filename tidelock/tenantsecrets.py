@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from tidelock.central import Connection
 from tidelock.vault import Vault
 
+_INSTALLATION = "what this installation keeps secret"
+
 
 class TenantSecrets:
     """Seal and open what belongs to a tenant; every label names it, so nothing opens as another one's."""
@@ -38,6 +40,28 @@ class TenantSecrets:
     def matches(self, credentials: Mapping[str, str], fingerprint: bytes | None) -> bool:
         """Return whether a fingerprint is that of these credentials."""
         return self._vault.matches(_dumped(credentials), fingerprint)
+
+    def prove(self, db: Connection) -> None:
+        """See that the key is the one with which this installation began, or a successor. Raises Fatal if it is another one.
+
+        Fingerprints of another key would just never match: two machines with keys of their own would sign in by turns for ever.
+        """
+        row = db.execute(b"select proof from tidelock.central").fetchone()
+        if row is not None and row[0] is None:
+            db.execute(
+                b"update tidelock.central set proof = %s where proof is null",
+                (self._vault.seal(b"", _INSTALLATION),),
+            )
+            row = db.execute(b"select proof from tidelock.central").fetchone()
+        assert row is not None
+        self._vault.open(row[0], _INSTALLATION)
+
+    def prove_again(self, db: Connection) -> None:
+        """Seal the proof under the present key."""
+        row = db.execute(b"select proof from tidelock.central for update").fetchone()
+        if row is not None and row[0] is not None and not self._vault.current(row[0]):
+            self._vault.open(row[0], _INSTALLATION)
+            db.execute(b"update tidelock.central set proof = %s", (self._vault.seal(b"", _INSTALLATION),))
 
     def keep(self, db: Connection, system: str, name: str, credentials: Mapping[str, str]) -> None:
         """Store credentials beside those of other names, in a transaction of the caller's."""
