@@ -23,7 +23,7 @@ import msgspec
 from tidelock.central import Connection
 from tidelock.errors import Retry, Revoked
 from tidelock.grants import ClientCredentials, Grant, JwtBearer, RefreshToken, Static, Token, ask, need, token_of
-from tidelock.tenants import Tenant, Tenants, token_label
+from tidelock.tenants import Tenant, Tenants
 from tidelock.tls import trust
 
 __all__ = [
@@ -230,7 +230,7 @@ class Tokens:
         before, changed = self._unsaved.get(tenant.key, (None, {}))
         if before != tenant.credentials:
             return tenant
-        self.tenants.keep(db, tenant.system, tenant.name, changed)
+        self.tenants.secrets.keep(db, tenant.system, tenant.name, changed)
         return replace(tenant, credentials={**tenant.credentials, **changed})
 
     def _sign_in(self, db: Connection, tenant: Tenant, grant: Grant) -> _Held:
@@ -238,22 +238,22 @@ class Tokens:
         credentials = {**tenant.credentials, **changed}
         if changed:
             self._unsaved[tenant.key] = (tenant.credentials, changed)
-            self.tenants.keep(db, tenant.system, tenant.name, changed)
+            self.tenants.secrets.keep(db, tenant.system, tenant.name, changed)
             self.tenants.forget(tenant.system)
         content = {"value": token.value, "expires_at": token.expires_at, "extra": token.extra, "got_at": token.got_at}
-        sealed = self.tenants.vault.seal(msgspec.json.encode(content), token_label(*tenant.key))
+        sealed = self.tenants.secrets.seal_token(*tenant.key, msgspec.json.encode(content))
         db.execute(
             b"update tidelock.token set sealed = %s, made_with = %s, retry_at = null, trouble = null"
             b" where system = %s and name = %s",
-            (sealed, self.tenants.fingerprint(credentials), *tenant.key),
+            (sealed, self.tenants.secrets.fingerprint(credentials), *tenant.key),
         )
         return _Held(token, credentials)
 
     def _stored(self, tenant: Tenant, row: _Row) -> _Held | None:
         """Return the token of the database, if it was got with the credentials the tenant has now."""
-        if row.sealed is None or not self.tenants.matches(tenant.credentials, row.made_with):
+        if row.sealed is None or not self.tenants.secrets.matches(tenant.credentials, row.made_with):
             return None
-        content = msgspec.json.decode(self.tenants.vault.open(row.sealed, token_label(*tenant.key)))
+        content = msgspec.json.decode(self.tenants.secrets.open_token(*tenant.key, row.sealed))
         return _Held(Token(**content), tenant.credentials)
 
     def _client(self, tenant: Tenant) -> httpx.Client:

@@ -65,6 +65,7 @@ _MIGRATIONS = (
         primary key (system, tenant, name)
     ) with (fillfactor = 50);
     """,
+    "alter table tidelock.central add column proof bytea",  # sealed: whoever can open it has the right key
 )
 
 
@@ -185,8 +186,9 @@ def _migrate(db: Connection) -> None:
         db.execute(b"create table if not exists tidelock.central (version integer not null)")
         for step in _MIGRATIONS[there:]:
             db.execute(step.encode())
-        db.execute(b"delete from tidelock.central")
-        db.execute(b"insert into tidelock.central values (%s)", (len(_MIGRATIONS),))
+        if there == 0:
+            db.execute(b"insert into tidelock.central (version) values (0)")
+        db.execute(b"update tidelock.central set version = %s", (len(_MIGRATIONS),))
 
 
 def _version(db: Connection) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
 from confluent_kafka import KafkaException
 
+from tidelock.central import Central, needed, uses_api
 from tidelock.config import Config, SystemSpec, TableSpec
 from tidelock.errors import TidelockError
 from tidelock.kafka import KafkaClients
 from tidelock.registry import Registry
+from tidelock.tenants import Tenants
 
 POSTGRES_KINDS = ("postgres", "store")
 
@@ -46,6 +49,23 @@ def check_servers(bootstrap: str, registry_url: str, config: Config) -> Iterator
         yield Finding("ok", "registry", registry_url)
     except TidelockError as error:
         yield Finding("error", "registry", error.message, error.hint or "")
+
+
+def check_central(config: Config) -> Iterator[Finding]:
+    """Look whether the central database answers, its secrets open, and every tenant has credentials that are good as far as is known."""
+    if not needed(config):
+        return
+    try:
+        with contextlib.closing(Central(config)) as central:
+            known = [t for name, s in config.systems.items() if uses_api(s) for t in Tenants(config, central).all(name)]
+    except TidelockError as error:
+        yield Finding("error", "central", error.message, error.hint or "")
+        return
+    yield Finding("ok", "central", f"the central database answers; {len(known)} tenant(s)")
+    for tenant in known:
+        if tenant.state == "revoked":
+            again = f"`tidelock tenants connect {tenant.system} {tenant.name}`, or other credentials"
+            yield Finding("error", f"systems.{tenant.system}.tenants.{tenant.name}", f"revoked: {tenant.reason}", again)
 
 
 def check_system(name: str, system: SystemSpec) -> Iterator[Finding]:

@@ -10,7 +10,6 @@ the workers that need it anew. Credentials and states are looked up while runnin
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import threading
 import time
@@ -24,6 +23,7 @@ from psycopg.types.json import Jsonb
 from tidelock.central import Central, Connection
 from tidelock.config import NAME, Config, SystemSpec, TenantSpec
 from tidelock.errors import Fatal
+from tidelock.tenantsecrets import TenantSecrets
 from tidelock.vault import Vault
 
 State = Literal["on", "off", "revoked"]
@@ -61,6 +61,10 @@ class Tenant:
         return f"{self.system}/{self.name}"
 
 
+class _Nobody(Fatal):
+    """There is no such tenant."""
+
+
 @dataclass(frozen=True)
 class _Row:
     """What the database knows of a tenant."""
@@ -85,8 +89,9 @@ class Tenants:
 
     def __init__(self, config: Config, central: Central | None) -> None:
         self.central = central
-        self.vault = Vault(config)
+        self.secrets = TenantSecrets(Vault(config))
         self._config = config
+        self._has_key = False
         self._lock = threading.Lock()
         self._cache: dict[str, tuple[float, dict[str, Tenant]]] = {}
 
@@ -113,14 +118,6 @@ class Tenants:
             raise self._nobody(system, name)
         return self._merge(system, name, known)
 
-    def fingerprint(self, credentials: Mapping[str, str]) -> bytes:
-        """Return what tells these credentials from others, and nothing of them."""
-        return self.vault.fingerprint(_dumped(credentials))
-
-    def matches(self, credentials: Mapping[str, str], fingerprint: bytes | None) -> bool:
-        """Return whether a fingerprint is that of these credentials."""
-        return self.vault.matches(_dumped(credentials), fingerprint)
-
     def forget(self, system: str) -> None:
         """Look again at the next question, however fresh the last answer is."""
         with self._lock:
@@ -142,7 +139,7 @@ class Tenants:
             rows: dict[str, _Row] = {}
             names = dict.fromkeys(_declared(self._spec(system)))
             if self.central is not None:
-                with self.central.connect() as db:
+                with self._proven(self.central) as db:
                     found = db.execute(
                         f"select {_COLUMNS} from tidelock.tenant where system = %s order by name".encode(), (system,)
                     ).fetchall()
@@ -158,7 +155,7 @@ class Tenants:
         secrets = {**spec.credentials, **own.credentials}
         credentials = {k: v.get_secret_value() for k, v in secrets.items()} | dict(row.credentials)
         state, reason, since = row.state, row.reason, row.since
-        if state == "revoked" and not self.matches(credentials, row.refused):
+        if state == "revoked" and not self.secrets.matches(credentials, row.refused):
             state, reason = "on", None  # it has other credentials now
         off = self._off(system, name)
         if off is not None:
@@ -178,7 +175,7 @@ class Tenants:
 
     def _row(self, system: str, row: tuple[Any, ...]) -> _Row:
         name, added, url, options, condition, sealed, state, reason, since, refused = row
-        credentials = json.loads(self.vault.open(sealed, _label(system, name))) if sealed else {}
+        credentials = self.secrets.open(system, name, sealed)
         return _Row(name, added, url, options, condition, credentials, state, reason, since, refused)
 
     def _spec(self, system: str) -> SystemSpec:
@@ -196,8 +193,8 @@ class Tenants:
         where = f"systems.{system}{f'.tenants.{name}' if spec.enabled else ''}"
         return f"{where} has `enabled: false` in the configuration file"
 
-    def _nobody(self, system: str, name: str) -> Fatal:
-        return Fatal(
+    def _nobody(self, system: str, name: str) -> _Nobody:
+        return _Nobody(
             f"system {system} has no tenant {name}",
             hint="`tidelock tenants ls` lists them, `tidelock tenants add` adds one",
         )
@@ -218,6 +215,8 @@ class Tenants:
         spec = self._spec(system)
         if not re.match(NAME, name):
             raise Fatal(f"{name!r} is no name", hint="lower-case letters, digits and _, beginning with a letter")
+        if spec.dsn is not None:
+            raise Fatal(f"system {system} is a database, which is one tenant", hint="add a system of its own")
         if "tenants" not in spec.model_fields_set:
             raise Fatal(
                 f"system {system} has one tenant, {spec.tenant}, as the configuration file stands",
@@ -236,7 +235,14 @@ class Tenants:
                 b" url = excluded.url, options = excluded.options, condition = excluded.condition,"
                 b" credentials = excluded.credentials, state = 'on', reason = null, since = now()"
                 b" where not tenant.added returning 1",
-                (system, name, url, Jsonb(dict(options or {})), when, self._sealed(system, name, credentials or {})),
+                (
+                    system,
+                    name,
+                    url,
+                    Jsonb(dict(options or {})),
+                    when,
+                    self.secrets.seal(system, name, credentials or {}),
+                ),
             ).fetchone()
             if done is None:
                 raise Fatal(
@@ -319,7 +325,7 @@ class Tenants:
 
     def revoked(self, db: Connection, tenant: Tenant, reason: str) -> None:
         """Do what `revoke` does, in a transaction of the caller's; the tenant holds the credentials that were refused."""
-        self._set(db, tenant.system, tenant.name, "revoked", reason, self.fingerprint(tenant.credentials))
+        self._set(db, tenant.system, tenant.name, "revoked", reason, self.secrets.fingerprint(tenant.credentials))
         db.execute(
             b"update tidelock.token set sealed = null, retry_at = null, trouble = null where system = %s and name = %s",
             tenant.key,
@@ -331,63 +337,26 @@ class Tenants:
         with self._changing(system) as db:
             # Whoever is signing in with the old ones has come to an end once the token can be removed.
             db.execute(b"delete from tidelock.token where system = %s and name = %s", (system, name))
-            self.keep(db, system, name, credentials)
+            self.secrets.keep(db, system, name, credentials)
             self._set(db, system, name, "on", None)
-
-    def keep(self, db: Connection, system: str, name: str, credentials: Mapping[str, str]) -> None:
-        """Store credentials that have changed, in a transaction of the caller's."""
-        row = db.execute(
-            b"select credentials from tidelock.tenant where system = %s and name = %s for update", (system, name)
-        ).fetchone()
-        there = json.loads(self.vault.open(row[0], _label(system, name))) if row is not None and row[0] else {}
-        db.execute(
-            b"insert into tidelock.tenant (system, name, added, credentials) values (%s, %s, false, %s)"
-            b" on conflict (system, name) do update set credentials = excluded.credentials",
-            (system, name, self._sealed(system, name, {**there, **credentials})),
-        )
 
     def reseal(self) -> int:
         """Bring everything under the present key that is under an earlier one; return how many secrets that were. Raises Fatal."""
         done = 0
         with self._connection() as db:
+            with db.transaction():
+                self.secrets.prove_again(db)
             keys = db.execute(
                 b"select system, name from tidelock.tenant union select system, name from tidelock.token"
             ).fetchall()
             for system, name in keys:
-                if system in self._config.systems:
-                    with db.transaction():
-                        done += self._reseal(db, system, name)
+                if system not in self._config.systems:
+                    continue
+                with db.transaction():
+                    done += self.secrets.reseal(db, system, name)
+                    with contextlib.suppress(_Nobody):  # of an earlier configuration
+                        self.secrets.mark_again(db, system, name, self.fresh(db, system, name).credentials)
         return done
-
-    def _reseal(self, db: Connection, system: str, name: str) -> int:
-        done = 0
-        for table, column, label in (("token", "sealed", token_label), ("tenant", "credentials", _label)):
-            statement = f"select {column} from tidelock.{table} where system = %s and name = %s for update"
-            row = db.execute(statement.encode(), (system, name)).fetchone()
-            if row is None or row[0] is None or self.vault.current(row[0]):
-                continue
-            again = self.vault.seal(self.vault.open(row[0], label(system, name)), label(system, name))
-            done += db.execute(
-                f"update tidelock.{table} set {column} = %s where system = %s and name = %s".encode(),
-                (again, system, name),
-            ).rowcount
-        self._mark_again(db, system, name)
-        return done
-
-    def _mark_again(self, db: Connection, system: str, name: str) -> None:
-        """Make fingerprints by the present key, too: else a token would be got anew, and a revoked tenant tried once more."""
-        try:
-            credentials = self.fresh(db, system, name).credentials
-        except Fatal:  # a tenant of an earlier configuration
-            return
-        for table, column in (("token", "made_with"), ("tenant", "refused")):
-            where = (system, name)
-            row = db.execute(
-                f"select {column} from tidelock.{table} where system = %s and name = %s".encode(), where
-            ).fetchone()
-            if row is not None and self.matches(credentials, row[0]):
-                statement = f"update tidelock.{table} set {column} = %s where system = %s and name = %s"
-                db.execute(statement.encode(), (self.fingerprint(credentials), *where))
 
     def _set(
         self, db: Connection, system: str, name: str, state: State, reason: str | None, refused: bytes | None = None
@@ -399,16 +368,22 @@ class Tenants:
             (system, name, state, reason, refused),
         )
 
-    def _sealed(self, system: str, name: str, credentials: Mapping[str, str]) -> bytes | None:
-        return self.vault.seal(_dumped(credentials), _label(system, name)) if credentials else None
-
     def _connection(self) -> contextlib.AbstractContextManager[Connection]:
         if self.central is None:
             raise Fatal(
                 "there is no central database, so tenants are those of the configuration file",
                 hint="set `central.dsn`, or give a system `url`, `credentials` or `tenants` and run `tidelock up`",
             )
-        return self.central.connect()
+        return self._proven(self.central)
+
+    @contextlib.contextmanager
+    def _proven(self, central: Central) -> Iterator[Connection]:
+        """Lend a connection; the first time, see that its secrets are ours."""
+        with central.connect() as db:
+            if not self._has_key:
+                self.secrets.prove(db)
+                self._has_key = True
+            yield db
 
     @contextlib.contextmanager
     def _changing(self, system: str) -> Iterator[Connection]:
@@ -460,16 +435,3 @@ def with_tenants(config: Config, central: Central | None) -> Config:
 def _declared(spec: SystemSpec) -> list[str]:
     """Return the tenants that the configuration file names; without ``tenants`` there is the one that ``tenant`` names."""
     return list(spec.tenants) if "tenants" in spec.model_fields_set else [spec.tenant]
-
-
-def _dumped(credentials: Mapping[str, str]) -> bytes:
-    return json.dumps(dict(credentials), sort_keys=True).encode()
-
-
-def _label(system: str, name: str) -> str:
-    return f"the credentials of {system}/{name}"
-
-
-def token_label(system: str, name: str) -> str:
-    """Return the label under which a tenant's token is sealed."""
-    return f"the token of {system}/{name}"

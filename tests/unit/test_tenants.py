@@ -9,6 +9,8 @@ import pytest
 
 from tests.access import SECRETS, make_config
 from tidelock import central, supervisor
+from tidelock.cli.common import stack_of
+from tidelock.config import Config, KafkaSpec, RegistrySpec
 from tidelock.errors import Fatal
 from tidelock.tenants import Tenants, with_tenants
 from tidelock.workers import roles
@@ -80,3 +82,17 @@ def test_workers_get_the_configuration_as_it_is_secrets_included(tmp_path: Path)
     assert again == config
     assert [t.name for t in Tenants(again, None).all("single")] == ["default"], "what was not set stays so"
     assert Tenants(again, None).all("hub") == []
+
+
+def test_postgresql_is_started_only_where_it_is_needed(tmp_path: Path) -> None:
+    def names(config: Config) -> set[str]:
+        stack = stack_of(config)
+        return set() if stack is None else {service.name for service in stack.services}
+
+    databases = {"x": {"dsn": "postgresql://h/x"}}
+    assert names(make_config(tmp_path)) == {"kafka", "registry", "postgres"}
+    assert names(make_config(tmp_path, databases)) == {"kafka", "registry"}
+    assert names(make_config(tmp_path, dsn="postgresql://h/central")) == {"kafka", "registry"}
+    kafka = KafkaSpec(bootstrap="h:1")
+    outside = make_config(tmp_path).model_copy(update={"kafka": kafka, "registry": RegistrySpec(url="http://h")})
+    assert names(outside) == {"postgres"}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tidelock import __version__
-from tidelock.cli import change, decide, demo, dlq, foresee, look, outbox, replay, run, setup, simulate, status
+from tidelock.cli import change, decide, demo, dlq, foresee, look, outbox, replay, run, setup, simulate, status, tenants
 
 app = typer.Typer(
     name="tidelock",
@@ -55,4 +55,5 @@ app.add_typer(conflicts)
 app.add_typer(decide.app)
 app.add_typer(dlq.app)
 app.add_typer(replay.app)
+app.add_typer(tenants.app)
 app.add_typer(outbox.app, name="outbox")

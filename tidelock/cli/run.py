@@ -28,7 +28,9 @@ from tidelock.errors import Fatal
 from tidelock.kafka import KafkaClients, ensure_topics
 from tidelock.registry import Registry
 from tidelock.supervisor import Supervisor, read_status
+from tidelock.tenants import Tenants
 from tidelock.topology import all_topics
+from tidelock.vault import VARIABLE
 from tidelock.workers import make_context, roles
 from tidelock.workers import run as run_worker
 
@@ -106,6 +108,7 @@ def run(
     bootstrap, registry = start_servers(loaded)
     logs.set_up()
     base = with_central(loaded)
+    _reseal(base)
     loaded = complete(base)
     unknown = sorted(set(worker or []) - set(roles(loaded)))
     if unknown:
@@ -129,6 +132,18 @@ def run(
             " `tidelock resync`, and `tidelock run`"
         )
     raise typer.Exit(supervisor.run())
+
+
+def _reseal(config: Config) -> None:
+    """Bring secrets under the present key: the earlier one can then be taken out of TIDELOCK_KEY."""
+    if not central.needed(config):
+        return
+    with contextlib.closing(central.Central(config)) as database:
+        done = Tenants(config, database).reseal()
+    if done:
+        err.print(
+            f"{done} secrets are sealed under the present key now; an earlier one in {VARIABLE} is no longer needed"
+        )
 
 
 def without_creates(config: Config) -> Config:

@@ -13,7 +13,7 @@ from tidelock.avro import FieldType
 from tidelock.cli.common import DEFAULT_CONFIG, PROBLEMS, ConfigOption, JsonOption, endpoints, err, read_config, show
 from tidelock.configfile import SharedTable, example, starting_config
 from tidelock.errors import Fatal
-from tidelock.preflight import Finding, check_servers, check_system
+from tidelock.preflight import Finding, check_central, check_servers, check_system
 
 _TYPES = {
     "smallint": FieldType.INTEGER, "integer": FieldType.INTEGER, "bigint": FieldType.INTEGER, "numeric": FieldType.DECIMAL,
@@ -38,6 +38,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> No
         findings += check_servers(bootstrap, registry, loaded)
     except Fatal as error:
         findings.append(Finding("warning", "servers", error.message, error.hint or ""))
+    findings += check_central(loaded)
     for name, system in loaded.systems.items():
         findings += check_system(name, system)
     show((asdict(f) for f in findings), as_json=json)
