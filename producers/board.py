@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,9 @@ from producers.jobs import Job, Lane, Load, State, encode, key_of, to_json
 from producers.schedule import Schedule
 from producers.seeded import Marks
 from producers.signals import Signal, Signals
+from tidelock.config import SystemSpec
 from tidelock.context import Context
+from tidelock.places import seed_key
 from tidelock.tenants import Tenant
 
 log = structlog.get_logger()
@@ -41,7 +43,7 @@ class _Out:
 
 
 class Board:
-    """The jobs of one system. ``reads_all_first``: see `producers.source.Source`."""
+    """The jobs of one system. ``reads_all_first``: see `producers.api.ApiProducer`."""
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class Board:
         system: str,
         publisher: Publisher,
         signals: Signals,
-        schedules: Callable[[str], dict[str, Schedule]],
+        schedules: Callable[[str], Mapping[str, Schedule]],
         *,
         reads_all_first: bool,
     ) -> None:
@@ -58,87 +60,83 @@ class Board:
         self._publisher, self._signals = publisher, signals
         self._reads_all_first = reads_all_first
         self._schedules = {entity: schedules(entity) for entity in self._spec.entities}
-        self._columns = {entity: wanted(table) for entity, table in self._spec.entities.items()}
+        self._columns = {entity: list(wanted(table)) for entity, table in self._spec.entities.items()}
         self._on_start = bool(self._spec.options.get("seed_on_start", True))
         self._parallel = int(self._spec.options.get("parallel_loads", PARALLEL))
         self._marks: dict[str, Marks] = {}
         self._states: dict[Place, State] = {}
-        self._loads: dict[Place, dict[int, Load]] = {}
-        self._out: dict[tuple[str, str, int], _Out] = {}  # part -1: the increments
-        self._asked: dict[Place, float] = {}
-        self._first_seen: dict[Place, float] = {}
+        self._loads: dict[Place, dict[str, dict[int, Load]]] = {}  # by id and part
+        self._captured: dict[Place, list[str]] = {}  # the columns with which everything has been read, or is being read
+        self._out: dict[tuple[str, str, str, int], _Out] = {}  # by id and part of the load; ("", 0): the increments
+        self._asked: dict[Place, set[str]] = {}  # who waits for a poll: keys of requests
+        self._told: dict[tuple[str, str, str], tuple[Any, ...]] = {}
+        self._due_at: dict[tuple[str, str, str], tuple[float, float]] = {}
 
     # ------------------------------------------------------------------------------------------------ records
 
     def take(self, records: Iterable[tuple[str, Signal]]) -> None:
-        """Take note of records of ``ops.signals``, and of requests among them."""
-        mine = self._system
+        """Take note of records of ``ops.signals``."""
         for key, content in records:
-            head, _, rest = key.partition("/")
-            parts = rest.split("/")
+            head, *parts = key.split("/")
+            if not parts or parts[0] != self._system:
+                continue
             try:
-                if head == "capture" and len(parts) == 3 and parts[0] == mine:
+                if head == "capture" and len(parts) == 3:
                     self._states[parts[1], parts[2]] = msgspec.convert(content.get("state", {}), State)
-                elif head == "load" and len(parts) == 4 and parts[0] == mine:
+                elif head == "columns" and len(parts) == 3:
+                    self._captured[parts[1], parts[2]] = [str(c) for c in content.get("columns", [])]
+                elif head == "load" and len(parts) == 5:
                     load = msgspec.convert(content.get("load", {}), Load)
-                    self._loads.setdefault((parts[1], parts[2]), {})[int(parts[3])] = load
+                    self._loads.setdefault((parts[1], parts[2]), {}).setdefault(load.id, {})[load.part] = load
             except (msgspec.ValidationError, ValueError) as error:
                 log.warning("a record of an earlier version is passed over", key=key, error=str(error))
 
     def requests(self, tenants: Iterable[Tenant]) -> None:
-        """Carry out what people have asked for: seeds and refreshes."""
+        """Take on what people have asked for: seeds and refreshes. A request is gone when what it asked for stands on record."""
         names = [t.name for t in tenants]
         for key, request in list(self._signals.last.items()):
             if not key.startswith("request/") or request.get("system") != self._system:
                 continue
             kind = request.get("kind")
-            if kind not in ("seed", "refresh"):
+            if kind not in ("seed", "refresh") or any(key in asked for asked in self._asked.values()):
                 continue
             entities = [e for e in self._spec.entities if request.get("entity") in (None, e)]
-            chosen = [t for t in names if request.get("tenant") in (None, t)]
-            for tenant in chosen:
-                for entity in entities:
-                    if kind == "seed":
-                        number = str(request.get("id") or secrets.token_hex(8))
-                        loads = self._loads.get((tenant, entity), {})
-                        if not any(load.id == number for load in loads.values()):
-                            self._begin_load(tenant, entity, number, request.get("where"))
-                    elif request.get("keys"):
-                        self._give("increments", Job("read", tenant, entity, keys=[str(k) for k in request["keys"]]))
-                    else:
-                        self._asked[tenant, entity] = time.time()
-            self._publisher.flush()
-            self._signals.last.pop(key, None)
-            self._publisher.signal(key, None)  # last: a request is gone only when what it asked for stands on record
+            for place in [(t, e) for t in names if request.get("tenant") in (None, t) for e in entities]:
+                if kind == "seed":
+                    self._seed(place, str(request.get("id") or secrets.token_hex(8)), request.get("where"))
+                elif request.get("keys"):
+                    self._give("increments", Job("read", *place, keys=[str(k) for k in request["keys"]]))
+                else:
+                    self._asked.setdefault(place, set()).add(key)
+            if not any(key in asked for asked in self._asked.values()):
+                self._answered(key)
+
+    def _answered(self, key: str) -> None:
+        self._publisher.flush()
+        self._signals.last.pop(key, None)
+        self._publisher.signal(key, None)
+
+    def _seed(self, place: Place, number: str, where: str | None) -> None:
+        if self._reads_all_first and where is None:
+            self._note_columns(place, [])  # its reading of everything is its first poll: that begins anew
+        elif number not in self._loads.get(place, {}):
+            self._begin_load(*place, number, where)
 
     # ------------------------------------------------------------------------------------------------ giving out
 
     def step(self, tenants: Iterable[Tenant]) -> int:
         """Give out every job that is due; return how many. Tenants take turns. Raises Retry or Fatal."""
         now, given = time.time(), 0
-        on = [t for t in tenants if t.state == "on"]
+        on = [t.name for t in tenants if t.state == "on"]
         for tenant in on:
             for entity in self._spec.entities:
-                given += self._increment(tenant.name, entity, now)
+                given += self._increment(tenant, entity, now)
         for tenant in on:
             for entity in self._spec.entities:
-                given += self._load(tenant.name, entity, now)
+                given += self._load(tenant, entity, now)
         if given:
             self._publisher.flush()
         return given
-
-    def next_due_s(self, tenants: Iterable[Tenant]) -> float:
-        """Return for how long nothing becomes due by itself."""
-        now, soonest = time.time(), 60.0
-        for tenant in tenants:
-            for entity in self._spec.entities:
-                state = self._states.get((tenant.name, entity))
-                if state is None:
-                    return 0.0
-                for kind, schedule in self._schedules[entity].items():
-                    due = max(schedule.due(state.ran.get(kind, 0.0)), state.not_before)
-                    soonest = min(soonest, due - now)
-        return max(0.0, soonest)
 
     def _increment(self, tenant: str, entity: str, now: float) -> int:
         place = (tenant, entity)
@@ -147,94 +145,137 @@ class Board:
             # Nightly runs count from the first start; polls are due at once.
             ran = {kind: now for kind, schedule in self._schedules[entity].items() if schedule.cron is not None}
             state = self._states[place] = State(ran=ran)
-        out = self._out.get((tenant, entity, -1))
-        if out is not None and out.seq == state.seq and now - out.at < LOST_AFTER_S:
+        if self._is_out((*place, "", 0), state.seq, now):
             return 0
+        if self._reads_all_first and self._lacking(place):
+            self._begin_again(place, state)
         if state.not_before > now:
             return 0
         kind, due = self._due(place, state, now)
         if kind is None:
             return 0
         self._give("increments", Job(kind, tenant, entity, due, state=state, at=now))
-        self._out[tenant, entity, -1] = _Out(state.seq, now)
+        self._out[*place, "", 0] = _Out(state.seq, now)
+        if kind == "poll":
+            asked = self._asked.pop(place, set())
+            for key in asked - set().union(*self._asked.values()):
+                self._answered(key)
         return 1
 
+    def _is_out(self, what: tuple[str, str, str, int], seq: int, now: float) -> bool:
+        out = self._out.get(what)
+        return out is not None and out.seq == seq and now - out.at < LOST_AFTER_S
+
     def _due(self, place: Place, state: State, now: float) -> tuple[str | None, float]:
-        if state.more is not None:
+        if state.more is not None and state.more in self._schedules[place[1]]:
             return state.more, now
-        if self._asked.pop(place, None) is not None:
+        if place in self._asked and "poll" in self._schedules[place[1]]:
             return "poll", now
-        for kind, schedule in self._schedules[place[1]].items():
-            if kind != "poll" and "poll" not in state.cursors:
+        for kind in self._schedules[place[1]]:
+            if kind != "poll" and "poll" in self._schedules[place[1]] and "poll" not in state.cursors:
                 continue  # everything else builds on where polling begins
-            due = schedule.due(state.ran.get(kind, 0.0))
+            due = self._next(place, kind, state.ran.get(kind, 0.0))
             if due <= now:
                 return kind, due
         return None, 0.0
 
+    def _next(self, place: Place, kind: str, ran: float) -> float:
+        """Return when a kind of run is due; what a cron expression says is worked out once per run."""
+        known = self._due_at.get((*place, kind))
+        if known is None or known[0] != ran:
+            known = self._due_at[*place, kind] = (ran, self._schedules[place[1]][kind].due(ran))
+        return known[1]
+
     # ------------------------------------------------------------------------------------------------ first loads
 
+    def _lacking(self, place: Place) -> bool:
+        """Return whether columns are wanted with which not everything has been read. What was never read is asked for otherwise."""
+        captured = self._captured.get(place)
+        return captured is not None and not set(self._columns[place[1]]) <= set(captured)
+
+    def _begin_again(self, place: Place, state: State) -> None:
+        """Have the first poll done anew, which reads everything."""
+        state.cursors, state.more = {}, None
+        state.ran = {**state.ran, "poll": 0.0}
+        state.seq += 1
+        write_state(self._publisher, self._system, *place, state)
+        self._note_columns(place)
+        log.info("everything is read anew", system=self._system, tenant=place[0], entity=place[1])
+
+    def _note_columns(self, place: Place, columns: list[str] | None = None) -> None:
+        self._captured[place] = self._columns[place[1]] if columns is None else columns
+        content = {"kind": "columns", "columns": self._captured[place]}
+        self._publisher.signal(f"columns/{self._system}/{place[0]}/{place[1]}", content)
+
     def _load(self, tenant: str, entity: str, now: float) -> int:
-        state, loads = self._states.get((tenant, entity)), self._loads.get((tenant, entity), {})
-        if state is None or "poll" not in state.cursors:
+        place = (tenant, entity)
+        state, loads = self._states.get(place), self._loads.get(place, {})
+        polls = "poll" in self._schedules[entity]
+        if state is None or (polls and "poll" not in state.cursors):
             return 0  # a load that began before polling has its cursor would leave a gap between them
         marks = self._marks_of(tenant)
-        changed = state.columns != () and set(self._columns[entity]) - set(state.columns)
-        if not loads:
-            if self._reads_all_first:
-                if not marks.given(entity) and state.more is None and not state.failures:
-                    marks.give(entity, "first reading")
-                if changed:
-                    self._begin_load(tenant, entity, secrets.token_hex(8), None)
-            elif self._on_start:
-                self._begin_load(tenant, entity, secrets.token_hex(8), None)
-            elif not marks.given(entity):
-                marks.give(entity, "not seeded on start")
-            return 0
-        number = max(
-            (load.id for load in loads.values()), key=lambda i: sum(v.seq for v in loads.values() if v.id == i)
-        )
-        parts = {n: load for n, load in loads.items() if load.id == number or not load.done}
+        whole = [parts for parts in loads.values() if all(load.where is None for load in parts.values())]
+        first = self._on_start and not whole and not marks.given(entity)
+        again = self._lacking(place) and (self._on_start or bool(whole))
+        if not self._reads_all_first and (first or again):
+            self._begin_load(tenant, entity, secrets.token_hex(8), None)
+            loads = self._loads[place]
+        elif not marks.given(entity):
+            self._mark(marks, entity, state, whole)
+        if place not in self._captured or (self._lacking(place) and not self._reads_all_first):
+            self._note_columns(place)
+        return sum(self._parts(place, number, parts, now) for number, parts in list(loads.items()))
+
+    def _mark(self, marks: Marks, entity: str, state: State, whole: list[dict[int, Load]]) -> None:
+        """Give the marks that end the first seed, if it has ended."""
+        if self._reads_all_first:
+            if state.more is None and not state.failures:
+                marks.give(entity, "first reading")
+        elif any(all(load.done for load in parts.values()) for parts in whole):
+            marks.give(entity, "seed")
+        elif not whole:
+            marks.give(entity, "not seeded on start")
+
+    def _parts(self, place: Place, number: str, parts: dict[int, Load], now: float) -> int:
+        """Give out parts of one load, a few at a time."""
+        self._tell(place, number, list(parts.values()))
         waiting = [(n, load) for n, load in sorted(parts.items()) if not load.done]
-        if not waiting:
-            whole = all(load.where is None for load in parts.values())
-            if whole and not marks.given(entity):
-                marks.give(entity, "seed")
-            if changed:
-                self._begin_load(tenant, entity, secrets.token_hex(8), None)
-            return 0
+        under_way = sum(self._is_out((*place, number, n), load.seq, now) for n, load in waiting)
         given = 0
-        under_way = sum(
-            1
-            for n, load in waiting
-            if (o := self._out.get((tenant, entity, n))) is not None and o.seq == load.seq and now - o.at < LOST_AFTER_S
-        )
         for n, load in waiting:
-            out = self._out.get((tenant, entity, n))
+            what = (*place, number, n)
             if under_way >= self._parallel:
                 break
-            if load.not_before > now or (out is not None and out.seq == load.seq and now - out.at < LOST_AFTER_S):
+            if load.not_before > now or self._is_out(what, load.seq, now):
                 continue
-            kind = "split" if load.parts == 0 else "load"
-            self._give("loads", Job(kind, tenant, entity, now, state=state, load=load, at=now))
-            self._out[tenant, entity, n] = _Out(load.seq, now)
+            self._give("loads", Job("split" if load.parts == 0 else "load", *place, now, load=load, at=now))
+            self._out[what] = _Out(load.seq, now)
             under_way += 1
             given += 1
         return given
 
+    def _tell(self, place: Place, number: str, loads: list[Load]) -> None:
+        """Tell people how far a load is, if that has changed."""
+        stands = (sum(load.rows for load in loads), all(load.done for load in loads), [load.error for load in loads])
+        if self._told.get((*place, number)) == stands:
+            return
+        self._told[*place, number] = stands
+        progress(self._publisher, self._spec, self._system, *place, loads)
+
     def _begin_load(self, tenant: str, entity: str, number: str, where: str | None) -> None:
         """Begin a load; how it is cut into parts a worker finds out, since the vendor has to be asked."""
-        old = self._loads.get((tenant, entity), {})
-        first = Load(number, 0, 0, {}, where=where, seq=1 + max((load.seq for load in old.values()), default=0))
-        for n in old:
-            if n > 0:
-                self._publisher.signal(f"load/{self._system}/{tenant}/{entity}/{n}", None)
-        self._loads[tenant, entity] = {0: first}
+        place = (tenant, entity)
+        loads = self._loads.setdefault(place, {})
+        for old, parts in list(loads.items()):
+            if all(load.done for load in parts.values()):  # of those that are done only the newest is remembered
+                del loads[old]
+                for n in parts:
+                    self._publisher.signal(f"load/{self._system}/{tenant}/{entity}/{old}/{n}", None)
+        first = Load(number, 0, 0, {}, where=where, seq=1)
+        loads[number] = {0: first}
         write_load(self._publisher, self._system, tenant, entity, first)
-        state = self._states.get((tenant, entity))
-        if state is not None:
-            state.columns = self._columns[entity]
-        progress(self._publisher, self._system, tenant, entity, [first], only=len(self._spec.all_tenants) == 1)
+        if where is None:
+            self._note_columns(place)
         log.info("a load begins", system=self._system, tenant=tenant, entity=entity)
 
     def _marks_of(self, tenant: str) -> Marks:
@@ -257,10 +298,11 @@ def write_state(publisher: Publisher, system: str, tenant: str, entity: str, sta
 
 def write_load(publisher: Publisher, system: str, tenant: str, entity: str, load: Load) -> None:
     """Put the state of a part of a load on record."""
-    publisher.signal(f"load/{system}/{tenant}/{entity}/{load.part}", {"kind": "load", "load": to_json(load)})
+    key = f"load/{system}/{tenant}/{entity}/{load.id}/{load.part}"
+    publisher.signal(key, {"kind": "load", "load": to_json(load)})
 
 
-def progress(publisher: Publisher, system: str, tenant: str, entity: str, loads: list[Load], *, only: bool) -> None:
+def progress(publisher: Publisher, spec: SystemSpec, system: str, tenant: str, entity: str, loads: list[Load]) -> None:
     """Tell people how far a load is, in the form that all captures write."""
     done = bool(loads) and all(load.done for load in loads)
     content: dict[str, Any] = {
@@ -276,4 +318,4 @@ def progress(publisher: Publisher, system: str, tenant: str, entity: str, loads:
         "estimate": None,
         "at": int(time.time()),
     }
-    publisher.signal(f"seed/{system}/{entity}" if only else f"seed/{system}/{tenant}/{entity}", content)
+    publisher.signal(seed_key(spec, system, tenant, entity), content)

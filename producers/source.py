@@ -81,7 +81,9 @@ class Source(Protocol):
         """Read what has changed since a cursor; ``kind`` is one of the capture's kinds (`producers.api.ApiProducer.kinds`).
 
         ``poll`` without a cursor only says where polling begins, in a page without records; or it reads everything there is, if the
-        capture says `reads_all_first`. ``overlap`` begins with the cursor of polling and reads back `TableSpec.overlap_s` from there.
+        capture says `reads_all_first`. ``overlap`` begins with the cursor of polling and reads back `TableSpec.overlap_s` from there; the
+        cursors of its own pages must say that it has begun, for it goes on from one of them if it breaks off. A reading with pages that
+        are ``whole`` always begins anew.
         """
 
     def parts(self, task: Task, where: str | None) -> list[Cursor]:

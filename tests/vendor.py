@@ -121,16 +121,18 @@ class VendorSource:
             there.call()
             yield Page([], {"version": there.newest}, last=True)
             return
-        at = int(cursor["version"]) - (50 if kind == "overlap" else 0)
+        overlaps = kind == "overlap"
+        at = int(cursor["version"]) - (50 if overlaps and not cursor.get("begun") else 0)
+        more = {"begun": True} if overlaps else {}
         while True:
             there.call()
             keys = there.since(at)[: there.page]
             if not keys:
-                yield Page([], {"version": max(at, int(cursor["version"]))}, last=True)
+                yield Page([], {"version": max(at, int(cursor["version"])), **more}, last=True)
                 return
             records = [there.record(k) for k in keys]
             at = records[-1].version[0]
-            yield Page(records, {"version": at})
+            yield Page(records, {"version": at, **more})
 
     def parts(self, task: Task, where: str | None) -> list[Cursor]:
         """Cut by the number in the key: even and odd."""

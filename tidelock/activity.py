@@ -22,7 +22,8 @@ class Activity:
     """Count what happens by name, system and entity, and publish the differences.
 
     Names in use: captured, routed, unknown, linked, read, duplicates, echoes, edits, conflicts, parked, flagged, writes, written,
-    refused, rejected, held (its tenant takes no writes), stale, dead_letters, retries, api_calls (every request to an API, also those that failed).
+    refused, rejected, held (its tenant takes no writes), stale, dead_letters, retries, api_calls (every request to an API, also those that failed), hooks_accepted,
+    hooks_repeated, hooks_ignored, hooks_refused_<why> (`producers.hooks`).
     """
 
     def __init__(self, worker: str, role: str, every_s: float = 1.0) -> None:
@@ -34,9 +35,10 @@ class Activity:
         self._latency: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * (len(BUCKETS_MS) + 1))
         self._last = time.monotonic()
         self.totals: dict[str, int] = defaultdict(int)
+        self._lock = threading.Lock()
 
     def count(self, name: str, system: str, entity: str, n: int = 1) -> None:
-        """Add to a count."""
+        """Add to a count. Any thread may."""
         with self._lock:
             self._counts[name, system, entity] += n
             self.totals[name] += n
@@ -55,7 +57,7 @@ class Activity:
             return
         window_s, self._last = now - self._last, now
         with self._lock:
-            counts, latencies = dict(self._counts), dict(self._latency)
+            counts, latencies = list(self._counts.items()), list(self._latency.items())
             self._counts.clear()
             self._latency.clear()
         value = codec.encode(
@@ -65,8 +67,8 @@ class Activity:
                 "role": self.role,
                 "at": time.time_ns() // 1000,
                 "window_s": window_s,
-                "counts": [{"name": n, "system": s, "entity": e, "value": v} for (n, s, e), v in counts.items()],
-                "latencies": [{"system": s, "entity": e, "buckets": b} for (s, e), b in latencies.items()],
+                "counts": [{"name": n, "system": s, "entity": e, "value": v} for (n, s, e), v in counts],
+                "latencies": [{"system": s, "entity": e, "buckets": b} for (s, e), b in latencies],
             },
         )
         producer.produce(topics.ops("activity"), key=self.worker.encode(), value=value)
