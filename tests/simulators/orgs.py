@@ -85,7 +85,7 @@ class Org:
 
 
 @contextmanager
-def org(**options: str) -> Iterator[Org]:
+def org(**options: Any) -> Iterator[Org]:
     """Serve an org with these options for the length of a ``with``."""
     simulator = SalesforceSimulator(**options)
     with Running(simulator) as running, httpx.Client(base_url=f"{running.http}/_control") as control:
