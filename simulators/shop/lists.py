@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 from starlette.datastructures import QueryParams
 
+from simulators.places import Place
 from simulators.shop.problems import Problem
 from simulators.shop.resources import Resource
 from simulators.shop.store import Store
-from simulators.shop.tables import Place, Row, Table
+from simulators.shop.tables import Row, Table
 from simulators.shop.values import HIGHEST, Wrong, milliseconds, stamp
 
 MOST = 250
