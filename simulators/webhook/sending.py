@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -78,8 +79,11 @@ class Parcel(Delivery):
 class Sender(Deliveries):
     """The deliveries of the webhook system."""
 
-    def __init__(self, simulator: Simulator, seed: int, jitter: float) -> None:
+    def __init__(self, simulator: Simulator, seed: int, jitter: float, trust: str = "") -> None:
         super().__init__(simulator, (), 15.0)
+        if trust:
+            self._client = httpx.AsyncClient(verify=ssl.create_default_context(cafile=trust), follow_redirects=False)
+            simulator.at_end.append(self._client.aclose)
         self.simulator = simulator
         self._chance = Random(f"webhooks-{seed}")
         self._jitter = jitter

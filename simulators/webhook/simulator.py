@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ _USUAL = {
     "kinds": "",
     "retries_s": "",
     "jitter": "0.1",
+    "trust": "",
     "inbox": "in",
     "inbox_scheme": "standard",
     "inbox_secret": "",
@@ -59,6 +61,8 @@ class WebhookSimulator(Simulator):
         self._seed = seed
         given = self._options
         chosen("option scheme", given["scheme"], schemes.SCHEMES)
+        if given["trust"] and not Path(given["trust"]).is_file():
+            raise ValueError(f"option trust names a file with certificates; there is none at {given['trust']!r}")
         chosen("option since", given["since"], ("inclusive", "exclusive"))
         key = given["api_key"] or f"whk_{Random(f'webhook-{seed}').getrandbits(128):032x}"
         resolution_ms = int(_number("resolution_s", given["resolution_s"]) * 1000)
@@ -93,6 +97,8 @@ class WebhookSimulator(Simulator):
         self._begin_sending()
 
     def load(self, kind: str, records: list[dict[str, Any]]) -> list[str]:
+        if kind == "webhooks":
+            raise ValueError("webhooks are endpoints here, no kind of record")
         done = []
         for record in records:
             record_id = str(record["id"]) if record.get("id") else self.records.new_id(kind)
@@ -153,7 +159,7 @@ class WebhookSimulator(Simulator):
             self._sender.tell(happened)
 
     def _begin_sending(self) -> None:
-        self._sender = Sender(self, self._seed, self._jitter)
+        self._sender = Sender(self, self._seed, self._jitter, self._options["trust"])
         self._add_target()
 
     def _add_target(self) -> None:

@@ -247,6 +247,17 @@ def test_an_endpoint_can_be_there_from_the_start() -> None:
             assert Webhook(secret).verify(body, headers)["data"] == {"id": "1"}
 
 
+def test_a_receiver_on_https_is_trusted_by_its_certificate() -> None:
+    with serving() as other, serving(trust=other.running.ca) as trusting, serving() as doubting:
+        inbox = other.inbox("safe")
+        for system in (doubting, trusting):
+            system.endpoint(f"{other.running.https}/inbox/safe", secret=inbox["secrets"][0])
+            system.load("contacts", ADA)
+        until(lambda: "1" in other.records("contacts"))
+        until(lambda: doubting.control.get("/deliveries").json()[0]["attempts"][0].get("error") == "ConnectError")
+        assert len(other.received("safe")) == 1
+
+
 @pytest.mark.parametrize(
     "wish",
     [
