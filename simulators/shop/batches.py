@@ -95,11 +95,15 @@ class Batches:
 
     def get(self, batch_id: str) -> Batch:
         """Return a batch. Raises Problem."""
-        self._forget_old()
         batch = self.held.get(batch_id)
-        if batch is None:
+        if batch is None or self._old(batch):
             raise Problem(404, "not_found", f"There is no batch {batch_id}; they are kept for 7 days.")
         return batch
+
+    def newest(self) -> list[Batch]:
+        """Return all batches that are kept, the newest first."""
+        self._forget_old()
+        return list(reversed(self.held.values()))
 
     def results(self, batch: Batch) -> list[dict[str, Any]]:
         """Return the results of a batch that has ended. Raises Problem."""
@@ -183,16 +187,14 @@ class Batches:
     def _expiry_ms(self, finished_ms: int) -> int:
         return finished_ms + int(self._retention_s * 1000)
 
+    def _old(self, batch: Batch) -> bool:
+        return batch.finished_ms is not None and self._store.now_ms() - batch.finished_ms >= KEEPS_BATCHES_S * 1000
+
     def _forget_old(self) -> None:
-        now_ms = self._store.now_ms()
-        for key in [k for k, (_, _, at_ms) in self._keys.items() if now_ms - at_ms >= KEEPS_KEYS_S * 1000]:
-            del self._keys[key]
-        ended = [
-            b.id
-            for b in self.held.values()
-            if b.finished_ms is not None and now_ms - b.finished_ms >= KEEPS_BATCHES_S * 1000
-        ]
-        for batch_id in ended:
+        oldest_ms = self._store.now_ms() - int(KEEPS_KEYS_S * 1000)
+        while self._keys and next(iter(self._keys.values()))[2] <= oldest_ms:
+            del self._keys[next(iter(self._keys))]
+        for batch_id in [batch.id for batch in self.held.values() if self._old(batch)]:
             del self.held[batch_id]
 
 

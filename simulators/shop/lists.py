@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import msgspec
 from starlette.datastructures import QueryParams
 
+from simulators.places import Place
 from simulators.shop.problems import Problem
 from simulators.shop.resources import Resource
 from simulators.shop.store import Store
-from simulators.shop.tables import Place, Row, Table
+from simulators.shop.tables import Row, Table
 from simulators.shop.values import HIGHEST, Wrong, milliseconds, stamp
 
 MOST = 250
@@ -115,9 +117,9 @@ def deletions(store: Store, resource: Resource, wish: Wish, keep_s: float) -> di
     """Return one page of what was removed for good, oldest first."""
     held = store.deletions[resource.name]
     oldest = store.now_ms() - int(keep_s * 1000)
-    fitting = [entry for entry in held if entry[0] > wish.start and entry[0][0] >= oldest]
-    shown = fitting[: wish.limit]
-    cursor = wrapped(shown[-1][0], wish.filters) if len(fitting) > len(shown) else None
+    first = bisect_right(held, max(wish.start, (oldest - 1, HIGHEST)), key=lambda entry: entry[0])
+    shown = held[first : first + wish.limit]
+    cursor = wrapped(shown[-1][0], wish.filters) if len(held) > first + wish.limit else None
     return {"data": [told for _, told in shown], "next_cursor": cursor, "kept_since": stamp(oldest)}
 
 

@@ -69,9 +69,10 @@ class Rest:
             if set(request.query_params) - {"id"}:
                 raise Problem(400, "unknown_parameter", "Only id can be given, up to 10 times.")
             ids = [lists.whole("id", value, 0, HIGHEST) for value in request.query_params.getlist("id")]
-            return self._several(
-                resource, "delete", records_of({"records": [{"id": i} for i in ids]}, MOST_AT_ONCE), writer
-            )
+            if not ids:
+                raise Problem(400, "bad_parameter", f"Give id, up to {MOST_AT_ONCE} times.")
+            entries = records_of({"records": [{"id": i} for i in ids]}, MOST_AT_ONCE)
+            return self._several(resource, "delete", entries, writer)
 
         async def get(request: Request, _: Writer) -> Response:
             return _record(self._store.row(resource, request.path_params["id"]).data)
@@ -146,7 +147,7 @@ class Rest:
         state = query.get("state")
         if state not in (None, "queued", "processing", "done", "failed"):
             raise Problem(400, "bad_parameter", "state is queued, processing, done or failed.")
-        fitting = [b for b in reversed(self._batches.held.values()) if state in (None, b.state)]
+        fitting = [b for b in self._batches.newest() if state in (None, b.state)]
         return answer({"data": [self._batches.shown(b) for b in fitting[:limit]]})
 
     async def _batch(self, request: Request, _: Writer) -> Response:

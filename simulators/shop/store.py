@@ -8,9 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 from simulators.base import Simulator
+from simulators.places import Place
 from simulators.shop.problems import Problem, invalid
 from simulators.shop.resources import BOOKKEEPING, RESOURCES, Resource
-from simulators.shop.tables import Place, Row, Table
+from simulators.shop.tables import Row, Table
 from simulators.shop.values import Wrong, bad_postal_codes, checked, money, stamp
 
 _KEPT = 100_000

@@ -196,13 +196,14 @@ def test_lists_are_paged_in_order_of_change_and_a_changed_record_moves_to_the_en
     for _ in range(3):
         page = shop.client.get(f"{API}/customers", params=query).json()
         seen += [r["id"] for r in page["data"]]
-        query["cursor"] = page["next_cursor"]
         if len(seen) == 3:
             shop.edit("customers", {"id": ids[0], "phone": "1"})
-    assert seen == [*ids, ids[0]][: len(seen)]
-    assert page["next_cursor"] is not None or len(seen) == 8
-    wrong = shop.client.get(f"{API}/customers", params={**query, "status": 1, "cursor": page["next_cursor"] or "x"})
-    assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_parameter")
+        if page["next_cursor"] is not None:
+            query["cursor"] = page["next_cursor"]
+    assert seen == [*ids, ids[0]]
+    assert page["next_cursor"] is None
+    other_filter = shop.client.get(f"{API}/customers", params={**query, "status": 1})
+    assert (other_filter.status_code, other_filter.json()["code"]) == (400, "bad_parameter")
 
 
 def test_the_lower_bound_includes_its_own_time_and_the_id_breaks_ties(shop: Shop) -> None:
