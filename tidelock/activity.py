@@ -35,7 +35,6 @@ class Activity:
         self._latency: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * (len(BUCKETS_MS) + 1))
         self._last = time.monotonic()
         self.totals: dict[str, int] = defaultdict(int)
-        self._lock = threading.Lock()
 
     def count(self, name: str, system: str, entity: str, n: int = 1) -> None:
         """Add to a count. Any thread may."""
