@@ -252,6 +252,8 @@ class TargetContract(SinkContract):
 
     UNIQUE_EMAIL: ClassVar[bool] = True
     """Whether the vendor refuses a second contact with one e-mail address."""
+    BAD: ClassVar[dict[str, Any]] = {"email": "no address at all"}
+    """What the vendor refuses in a contact."""
     CREATE_CALLS: ClassVar[str] = "POST"
     """The method of the calls that create records."""
     MARKS_OURS: ClassVar[bool] = True
@@ -319,7 +321,7 @@ class TargetContract(SinkContract):
         """S8."""
         batch = [
             self.write("good", "create", email="good@example.com", name="Good"),
-            self.write("bad", "create", email="no address at all", name="Bad"),
+            self.write("bad", "create", **{"email": "bad@example.com", "name": "Bad", **self.BAD}),
             self.write("fine", "create", email="fine@example.com", name="Fine"),
         ]
         receipts = self.carried_out(sink, batch)

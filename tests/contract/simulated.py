@@ -121,4 +121,4 @@ class Simulated:
     def calls(self) -> dict[str, int]:
         """Return how often which call was made."""
         counts: dict[str, int] = self.control.get("/calls", params={"last": 0}).json()["counts"]
-        return counts
+        return {what: n for what, n in counts.items() if "/" in what}  # a vendor's simulator counts more than requests
