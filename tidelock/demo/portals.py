@@ -40,10 +40,21 @@ class Kind:
     gone: Callable[[Mapping[str, Any]], bool] = lambda row: bool(row.get("deleted"))
 
 
+def _named(*properties: str) -> dict[str, str]:
+    return dict(zip(FIELDS, properties, strict=True))
+
+
 _ALPHA_3 = {code: code for code in NAMES}
 _NAME = {code: names[0] for code, names in NAMES.items()}
 KINDS: dict[str, Kind] = {
-    "shop": Kind("customers", {**dict(zip(FIELDS, FIELDS, strict=True)), "status": "status"}, _ALPHA_3),
+    "dynamics": Kind(
+        "contact",
+        _named("emailaddress1", "firstname", "lastname", "telephone1", "address1_country"),
+        _NAME,
+        key="contactid",
+        gone=lambda row: bool(row.get("@deleted")),
+    ),
+    "shop": Kind("customers", {**_named(*FIELDS), "status": "status"}, _ALPHA_3),
 }
 
 
@@ -65,7 +76,10 @@ class Place:
         return self.label if "/" in self.label else f"{self.label}/default"
 
 
-PLACES: tuple[Place, ...] = (Place("shop", "shop", range(30, 140), dies=False),)
+PLACES: tuple[Place, ...] = (
+    Place("dynamics", "dynamics", range(60, 170)),
+    Place("shop", "shop", range(30, 140), dies=False),
+)
 
 
 class Portal:

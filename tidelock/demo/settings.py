@@ -24,7 +24,9 @@ def write_config(path: Path, endpoints: Endpoints, dsns: dict[str, str], portals
     for label, ready in portals.items():
         name = label.replace("/", "_")
         places |= {f"{name}_url": ready["https"], f"{name}_ca": ready["ca"]}
-        places |= {f"{name}_{key}": value for key, value in ready["credentials"].items()}
+        given = ready["credentials"]
+        places |= {f"{name}_{key}": value for key, value in given.items()}
+        places[f"{name}_token_url"] = ready["https"] + given.get("token_path", "")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     # JSON texts are YAML texts: quoted, whatever the password holds.

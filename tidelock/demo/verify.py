@@ -41,6 +41,7 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("crm", "contact"): Check((*_CONTACT, "newsletter")),
     ("erp", "contact"): Check(_CONTACT, only=("status", "active"), off=("status", "inactive")),
     ("store", "contact"): Check((*_CONTACT, "newsletter")),
+    ("dynamics", "contact"): Check(_PORTAL),
     ("shop", "contact"): Check((*_PORTAL, "status"), only=("status", "active"), off=("status", "inactive")),
     ("crm", "order"): Check(_ORDER),
     ("erp", "order"): Check(_ORDER, cut={"note": 40}),
