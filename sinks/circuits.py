@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tidelock.envelopes import REJECTED, TENANT_OFF, TENANT_WAITS, Receipt, Write
-from tidelock.errors import Fatal, Retry, Revoked
+from tidelock.errors import Fatal, Lost, Retry, Revoked
 
 WAITS, REVOKED, BUSY, OFF = "waits", "revoked", "busy", "off"
 HOLD_S = 5.0
@@ -49,6 +49,8 @@ class Circuit:
             if self._since is None:
                 self._since = now
             pause_s = max(asked_s, min(_HELD_MOST_S, _FIRST_S * 2.0**self._failures))
+            if isinstance(error, Lost):  # it may have happened: what looks for it must have a chance to find it
+                pause_s = max(pause_s, _HELD_MOST_S)
             self._failures += 1
             if not isinstance(error, Revoked | Fatal) and now + pause_s <= self._since + self._hold_s:
                 self.until = now + pause_s

@@ -51,7 +51,7 @@ how many seconds the next attempt may be made."""
 class Lanes:
     """The lanes of one worker. ``write`` carries out writes of one tenant, or some of them before it raises Retry or Fatal.
 
-    ``most``: writes of one tenant that are tried together; four times as many may wait in its lane.
+    ``most``: writes of one tenant that are tried together. Four times as many may wait in its lane, and sixteen times in all lanes.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Lanes:
 
     def take(self, items: Iterable[Item]) -> None:
         """Put items into the lanes of their tenants; one that could not be read is done."""
+        waiting = sum(map(len, self._open.values()))
         for item in items:
             self._ends[item.scope] = item.offset + 1
             if item.write is None:
@@ -85,9 +86,11 @@ class Lanes:
                 continue
             self._open.setdefault(item.scope, {})[item.offset] = None
             lane = self._lane(item.write.tenant)
-            if len(lane.queue) >= 4 * self._most and not lane.full:
+            crowded = waiting >= 16 * self._most and lane.queue
+            if (len(lane.queue) >= 4 * self._most or crowded) and not lane.full:
                 lane.full = True
                 self._say(lane)
+            waiting += 1
             if lane.full:
                 self._answer(lane, item)
             else:

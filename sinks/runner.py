@@ -64,7 +64,7 @@ class SinkWorker:
         self._breaker = Breaker()
         self._outage_told = float("-inf")
         self._revoked = False
-        self._lanes: Lanes | None = None  # only where there are several tenants
+        self._lanes: Lanes | None = None  # only where there are several tenants, or the only one is switched off
         self._planner = Planner(context, system, parents_first(context.config, system))
         self._group = f"{context.config.prefix}sink.{system}"
         self._outlet = Outlet(context)
@@ -105,7 +105,8 @@ class SinkWorker:
     def _take(self, wait_s: float) -> int:
         if not self._ready:
             self._sink.setup()
-            if len(self._context.config.systems[self._system].all_tenants) > 1:
+            tenants = self._context.config.systems[self._system].all_tenants.values()
+            if len(tenants) > 1 or not all(its.enabled for its in tenants):
                 self._lanes = self._divided()
             self._ready = True
             for parent in {
@@ -222,10 +223,10 @@ class SinkWorker:
     def _divided(self) -> Lanes:
         """Make a lane for every tenant. Raises Fatal if the sink cannot keep them apart."""
         if self._store is not None:
+            kind = self._context.config.systems[self._system].kind
             raise Fatal(
-                f"system {self._system} has several tenants, but the connector of kind "
-                f"{self._context.config.systems[self._system].kind} writes all of a system in one transaction",
-                hint="make each of them a system of its own",
+                f"system {self._system} has `tenants`, but a connector of kind {kind} writes all of a system in one transaction",
+                hint="make each of them a system of its own, and use `enabled` of the system",
             )
         tenants = Tenants(self._context, self._system, self._reports)
         at_once = self._sink.tenants_at_once if isinstance(self._sink, SideBySide) else 1

@@ -149,25 +149,30 @@ def test_a_tenant_that_is_switched_off_is_left_alone_until_it_is_on_again(make: 
     assert second.dead() == 0
 
 
-def test_an_edit_for_a_tenant_that_is_switched_off_is_parked_and_comes_later(make: Make, world: World) -> None:
-    first = make()
+@pytest.mark.parametrize("others", [TENANTS, {}], ids=["one of several", "the only one"])
+def test_an_edit_for_a_tenant_that_is_switched_off_is_parked_and_comes_later(
+    make: Make, world: World, others: dict[str, Any]
+) -> None:
+    on, off = {**others, "south": {}}, {**others, "south": {"enabled": False}}
+    first = make(on)
     world.systems[CRM].create({"email": "a@x", "name": "Ada"})
     first.until(lambda: "a@x" in rows(world, SOUTH), "the first sync")
     first.close()
     first.workers.clear()
-    off = make({**TENANTS, "south": {"enabled": False}})
+    asked = world.asked.count(SOUTH)
+    second = make(off)
     world.systems[CRM].update(key(world, CRM, "a@x"), {"name": "Eve"})
-    off.until(lambda: rows(world, NORTH)["a@x"][0] == "Eve", "the edit in the north")
-    journal = off.topics.journal(ENTITY)
-    off.until(
-        lambda: any(i["kind"] == TENANT_OFF for r in off.decoded(journal) if "items" in r for i in r["items"]),
+    journal = second.topics.journal(ENTITY)
+    second.until(
+        lambda: any(i["kind"] == TENANT_OFF for r in second.decoded(journal) if "items" in r for i in r["items"]),
         "the receipt",
     )
-    off.close()
-    off.workers.clear()
-    on = make()
-    on.until(lambda: rows(world, SOUTH)["a@x"][0] == "Eve", "the edit in the south")
-    assert on.dead() == 0
+    assert world.asked.count(SOUTH) == asked
+    second.close()
+    second.workers.clear()
+    third = make(on)
+    third.until(lambda: rows(world, SOUTH)["a@x"][0] == "Eve", "the edit in the south")
+    assert third.dead() == 0
 
 
 def test_a_tenant_that_answers_slowly_holds_up_no_other(make: Make, world: World) -> None:

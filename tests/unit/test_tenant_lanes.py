@@ -19,7 +19,7 @@ from sinks.plan import Item, Planner
 from tests.patience import DEADLINE_S
 from tests.sinking import config_of, encoded, write
 from tidelock.envelopes import APPLIED, REJECTED, TENANT_OFF, TENANT_WAITS, Receipt, Write
-from tidelock.errors import Fatal, Reject, Retry, Revoked
+from tidelock.errors import Fatal, Lost, Reject, Retry, Revoked
 from tidelock.topics import Topics
 
 # ------------------------------------------------------------------------------------------------------- circuits
@@ -54,6 +54,12 @@ def test_what_recovers_within_the_hold_was_no_outage() -> None:
     assert not circuit.failed(Retry("busy"), 10.0)
     assert not circuit.passed()
     assert not circuit.failed(Retry("busy"), 20.0), "the next one has all of its time again"
+
+
+def test_what_may_have_happened_is_not_repeated_at_once() -> None:
+    circuit = Circuit(hold_s=5.0)
+    assert not circuit.failed(Lost("the answer was lost"), 10.0)
+    assert circuit.until == 11.0
 
 
 def test_a_tenant_that_asks_for_a_longer_rest_than_the_hold_gets_it_at_once() -> None:
@@ -292,6 +298,24 @@ def test_a_lane_that_is_full_answers_what_comes_until_it_is_nearly_empty() -> No
     assert bench.told == [("north", BUSY), ("north", None)]
     bench.take("north")
     assert bench.turn() == [("north", APPLIED, "")]
+
+
+def test_many_lanes_together_hold_no_more_than_there_is_room_for() -> None:
+    """Each of them less than it could alone; one that holds nothing always takes something."""
+    bench = Bench(most=2, hold_s=60.0)
+    tenants = [f"t{n}" for n in range(10)]
+    bench.lanes._lanes |= {t: Lane(t, Circuit(60.0)) for t in tenants}
+    bench.trouble = dict.fromkeys(tenants, Retry("slow"))
+    for _ in range(6):
+        bench.take(*tenants)
+    held = {t: len(lane.queue) for t, lane in bench.lanes._lanes.items() if lane.queue}
+    assert sum(held.values()) <= 32 + len(tenants)
+    bench.take("north")
+    assert bench.turn().count(("north", APPLIED, "")) == 1
+    bench.trouble = {}
+    while bench.lanes._open[SCOPE]:
+        bench.turn()
+    assert {lane.full for lane in bench.lanes._lanes.values()} == {False}
 
 
 def test_what_is_dropped_is_read_again_by_whoever_has_the_partition_then() -> None:
