@@ -80,9 +80,9 @@ def _places(
 ) -> Iterator[SystemPlan]:
     """Yield the plans of all places: compiled once for each system, and shared by its tenants."""
     for name, system in config.systems.items():
-        if entity not in system.entities:
-            continue
         tenants = system.all_tenants
+        if entity not in system.entities or not tenants:
+            continue
         shared = _system(name, next(iter(tenants)), system, entity, spec, index, flows)
         written = any(flow.to == name for flow in flows)
         for tenant, its in tenants.items():

@@ -71,7 +71,7 @@ _MIGRATIONS = (
 
 def uses_api(spec: SystemSpec) -> bool:
     """Return whether a system is reached through an API, and so has tenants, tokens and limits that workers share."""
-    return bool(spec.credentials or spec.url or spec.tenants or "tenants" in spec.model_fields_set)
+    return bool(spec.credentials or spec.url) or spec.tenants is not None
 
 
 def needed(config: Config) -> bool:

@@ -204,8 +204,9 @@ class SystemSpec(Model):
         default_factory=dict, description="what the connector signs in with; each connector's page lists the names"
     )
     tenant: Name = "default"
-    tenants: dict[Name, TenantSpec] = Field(
-        default_factory=dict, description="the tenants of a system that has several; none: there is one, named `tenant`"
+    tenants: dict[Name, TenantSpec] | None = Field(
+        None,
+        description="the tenants of a system that has several; left out: there is one, named `tenant`; `{}`: all are added at run time",
     )
     enabled: bool = True
     publication: str | None = None
@@ -223,13 +224,21 @@ class SystemSpec(Model):
 
     @property
     def all_tenants(self) -> dict[str, TenantSpec]:
-        """Return the tenants by name, in the order of the file: those of `tenants`, else the single one that `tenant` names."""
-        return self.tenants or {self.tenant: TenantSpec()}
+        """Return the tenants by name, in the order of the file: those of `tenants`, else the single one that `tenant` names.
+
+        ``tenants: {}`` says that all are added at run time: until then there are none.
+        """
+        return {self.tenant: TenantSpec()} if self.tenants is None else self.tenants
 
     @property
     def only_tenant(self) -> str:
         """Return the name of the single tenant. Raises Fatal where there are several: whoever asks can serve one only."""
-        first, *more = self.all_tenants
+        first, *more = self.all_tenants or ("",)
+        if not first:
+            raise Fatal(
+                f"this {self.kind} system has no tenant yet (`tenants` is empty)",
+                hint="`tidelock tenants add`, or leave `tenants` out where there is only one",
+            )
         if more:
             raise Fatal(
                 f"this {self.kind} system has several tenants ({', '.join((first, *more))}), and its connector knows only one",

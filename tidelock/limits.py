@@ -104,7 +104,8 @@ class Limits:
         self._store: _Store = _Row(central, (*tenant.key, name)) if central is not None else _Alone()
         self._holder = secrets.token_hex(6)
         self._change = threading.Condition()
-        self._permits, self._good_until, self._lease, self._block = 0, 0.0, "", 1
+        self._permits = self._leased = 0
+        self._good_until, self._lease, self._block = 0.0, "", 1
         self._left: int | None = None
         self._busy = self._peak = self._waiting = self._slots = 0
         self._confirmed = 0.0
@@ -209,9 +210,9 @@ class Limits:
     def _ask(self, *, cost: int = 0, urgent: bool = False, pause_s: float | None = None) -> Answer:
         """Report, and ask for what is needed; the caller has the lock."""
         now = time.monotonic()
-        if cost:  # the block grows while it is used up in time, and shrinks to what was used
-            used, late = self._block - self._permits, now >= self._good_until
-            self._block = max(1, min(used, self.spec.block)) if late else min(self._block * 2, self.spec.block)
+        if self._leased:  # the block grows when it was used up before its end, else it shrinks to what was used
+            early = cost > self._permits and now < self._good_until
+            self._block = min(2 * self._block, self.spec.block) if early else max(1, self._leased - self._permits)
         keep = max(self._busy, min(self._peak, self._slots - (1 if self._crowded else 0)))
         ask = Ask(
             self._holder,
@@ -226,9 +227,8 @@ class Limits:
             pause_s=pause_s,
         )
         answer = self._store.ask(self.spec, ask)
-        self._permits, self._lease, self._left = answer.permits, answer.lease, None
-        if answer.permits:
-            self._block = answer.permits
+        self._permits = self._leased = answer.permits
+        self._lease, self._left = answer.lease, None
         self._good_until = now + self.spec.life_s
         self._slots, self._crowded, self._confirmed = answer.slots, answer.crowded, now
         return answer

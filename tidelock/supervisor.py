@@ -92,7 +92,7 @@ class Supervisor:
 
     def _adopt(self, config: Config) -> None:
         self._config = config
-        self._args = (_dumped(config), list(_secrets(config)), self._bootstrap, self._registry)
+        self._args = (config.model_dump_json(by_alias=True), list(_secrets(config)), self._bootstrap, self._registry)
         self._roles = [r for r in roles(config) if self._only is None or r in self._only]
 
     def renew(self, config: Config) -> None:
@@ -220,11 +220,6 @@ def read_status(data: Path) -> dict[str, Any]:
 def _modules() -> list[str]:
     groups = (GROUP, "tidelock.producers", "tidelock.sinks")
     return sorted({p.module for g in groups for p in entry_points(group=g)} | {"tidelock.workers"})
-
-
-def _dumped(config: Config) -> str:
-    """Return a configuration as JSON; what was not set stays so, because a system without `tenants` has one all the same."""
-    return config.model_dump_json(by_alias=True, exclude_unset=True)
 
 
 def _secrets(here: Any, path: SecretPath = ()) -> Iterator[tuple[SecretPath, str]]:

@@ -114,7 +114,7 @@ class Tenants:
             f"select {_COLUMNS} from tidelock.tenant where system = %s and name = %s".encode(), (system, name)
         ).fetchone()
         known = None if row is None else self._row(system, row)
-        if known is None and name not in _declared(self._spec(system)):
+        if known is None and name not in self._spec(system).all_tenants:
             raise self._nobody(system, name)
         return self._merge(system, name, known)
 
@@ -137,7 +137,7 @@ class Tenants:
             if known is not None and time.monotonic() - known[0] < _KEPT_S:
                 return known[1]
             rows: dict[str, _Row] = {}
-            names = dict.fromkeys(_declared(self._spec(system)))
+            names = dict.fromkeys(self._spec(system).all_tenants)
             if self.central is not None:
                 with self._proven(self.central) as db:
                     found = db.execute(
@@ -151,7 +151,7 @@ class Tenants:
 
     def _merge(self, system: str, name: str, row: _Row | None) -> Tenant:
         spec, row = self._spec(system), row or _Row(name)
-        own = spec.tenants.get(name) or TenantSpec()
+        own = spec.all_tenants.get(name) or TenantSpec()
         secrets = {**spec.credentials, **own.credentials}
         credentials = {k: v.get_secret_value() for k, v in secrets.items()} | dict(row.credentials)
         state, reason, since = row.state, row.reason, row.since
@@ -187,7 +187,7 @@ class Tenants:
     def _off(self, system: str, name: str) -> str | None:
         """Say where the configuration file switches a tenant off; None if it does not."""
         spec = self._spec(system)
-        own = spec.tenants.get(name)
+        own = spec.all_tenants.get(name)
         if spec.enabled and (own is None or own.enabled):
             return None
         where = f"systems.{system}{f'.tenants.{name}' if spec.enabled else ''}"
@@ -217,7 +217,7 @@ class Tenants:
             raise Fatal(f"{name!r} is no name", hint="lower-case letters, digits and _, beginning with a letter")
         if spec.dsn is not None:
             raise Fatal(f"system {system} is a database, which is one tenant", hint="add a system of its own")
-        if "tenants" not in spec.model_fields_set:
+        if spec.tenants is None:
             raise Fatal(
                 f"system {system} has one tenant, {spec.tenant}, as the configuration file stands",
                 hint=f"write `tenants: {{{spec.tenant}: {{}}}}` into systems.{system} to keep it and make room for others, or "
@@ -395,18 +395,14 @@ class Tenants:
 
 
 def with_tenants(config: Config, central: Central | None) -> Config:
-    """Return the configuration with the tenants added at run time in ``systems.*.tenants``, without their credentials and states.
-
-    A system of several tenants that has none yet takes part in no flow and has no workers.
-    """
-    rows: list[tuple[Any, ...]] = []
-    if central is not None:
-        with central.connect() as db:
-            rows = db.execute(
-                b"select system, name, url, options, condition from tidelock.tenant where added order by system, name"
-            ).fetchall()
+    """Return the configuration with the tenants added at run time in ``systems.*.tenants``, without their credentials and states."""
+    if central is None:
+        return config
+    with central.connect() as db:
+        rows = db.execute(
+            b"select system, name, url, options, condition from tidelock.tenant where added order by system, name"
+        ).fetchall()
     systems = dict(config.systems)
-    empty = set()
     for name, spec in config.systems.items():
         added = {
             tenant: TenantSpec(url=url, options=options, when=condition)
@@ -414,24 +410,5 @@ def with_tenants(config: Config, central: Central | None) -> Config:
             if system == name
         }
         if added:
-            known = {n: spec.tenants.get(n, TenantSpec()) for n in _declared(spec)}
-            systems[name] = spec.model_copy(update={"tenants": {**known, **added}})
-        elif not _declared(spec):
-            systems[name] = spec.model_copy(update={"enabled": False})
-            empty.add(name)
-    flows = (
-        flow.model_copy(
-            update={
-                "source": tuple(n for n in flow.source if n not in empty),
-                "to": tuple(n for n in flow.to if n not in empty),
-            }
-        )
-        for flow in config.flows
-    )
-    kept = tuple(flow for flow in flows if flow.source and flow.to)
-    return config.model_copy(update={"systems": systems, "flows": kept})
-
-
-def _declared(spec: SystemSpec) -> list[str]:
-    """Return the tenants that the configuration file names; without ``tenants`` there is the one that ``tenant`` names."""
-    return list(spec.tenants) if "tenants" in spec.model_fields_set else [spec.tenant]
+            systems[name] = spec.model_copy(update={"tenants": {**spec.all_tenants, **added}})
+    return config.model_copy(update={"systems": systems})

@@ -43,7 +43,7 @@ def roles(config: Config) -> list[str]:
     """List the workers an installation needs, in start order: ``role`` or ``role.system``."""
     out = ["identify", "route", "merge", "clock"]
     for name, system in config.systems.items():
-        if not system.enabled:
+        if not system.enabled or not system.all_tenants:
             continue
         if any(name in flow.to for flow in config.flows):
             out.append(f"sink.{name}")

@@ -115,6 +115,19 @@ def test_most_calls_ask_nobody(make: Callable[..., Limits]) -> None:
     assert len(asked) < 40
 
 
+def test_who_calls_now_and_then_leases_little(make: Callable[..., Limits], central: Central) -> None:
+    """A block that was not used up in time, or was given back, is no reason to ask for more."""
+    limits = make(LimitSpec(concurrency=4))
+    for _ in range(30):
+        with limits.acquire():
+            pass
+        with limits._change:
+            limits._ask()  # what confirming the slots does every second
+    (found,) = usage(central, "shop").values()
+    assert found.calls == 30
+    assert limits._block == 1
+
+
 def test_a_pause_reaches_every_worker_of_the_tenant_and_no_other(make: Callable[..., Limits], tmp_path: Path) -> None:
     south = Tenants(make_config(tmp_path), None).get("shop", "south")
     one, two, other = make(LimitSpec()), make(LimitSpec(), patience_s=0.1), make(LimitSpec(), tenant=south)

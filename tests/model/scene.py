@@ -54,7 +54,8 @@ def configure(
                         o.tenant: (tenants or {}).get(o.name, {})
                         for o in systems
                         if o.system == s.system and "/" in o.name
-                    },
+                    }
+                    or None,
                     "entities": {
                         ENTITY: {
                             "table": ENTITY,

@@ -115,7 +115,7 @@ def test_a_condition_must_fit_every_entity_that_is_written_to_the_tenant() -> No
 
 def test_a_condition_where_nothing_is_written_has_only_to_be_one() -> None:
     source_only = GOOD.replace("  - {entity: contact, from: crm, to: portal}\n", "")
-    assert parse(source_only, "t.yaml", VARIABLES).systems["portal"].tenants["north"].when
+    assert parse(source_only, "t.yaml", VARIABLES).systems["portal"].all_tenants["north"].when
     with pytest.raises(Fatal, match="condition is wrong"):
         parse(source_only.replace("country ==", "country =="[:-1]), "t.yaml", VARIABLES)
 
@@ -124,9 +124,9 @@ def test_a_secret_is_taken_as_it_is_written() -> None:
     """A password of digits that comes from the environment is no number."""
     portal = parse(GOOD, "t.yaml", VARIABLES | {"NORTH": "1e5"}).systems["portal"]
     assert portal.credentials["client_secret"].get_secret_value() == "0123"
-    assert portal.tenants["north"].credentials["token"].get_secret_value() == "1e5"
+    assert portal.all_tenants["north"].credentials["token"].get_secret_value() == "1e5"
     merged = GOOD.replace("      south:\n", "      south:\n        credentials: {token: 00700}\n")
-    assert parse(merged, "t.yaml", VARIABLES).systems["portal"].tenants["south"].credentials == {
+    assert parse(merged, "t.yaml", VARIABLES).systems["portal"].all_tenants["south"].credentials == {
         "token": SecretStr("00700")
     }
 
@@ -158,4 +158,4 @@ def test_workers_get_every_secret_and_dumps_show_none() -> None:
         assert word not in dumped + repr(config) + str(config.systems["portal"])
     whole: Config = supervisor._whole(json.dumps(json.loads(dumped)), secrets)
     assert whole == config
-    assert list(whole.systems["portal"].tenants) == ["north", "south"]
+    assert list(whole.systems["portal"].all_tenants) == ["north", "south"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from processors.mapping import compile_plans
 from tests.access import SECRETS, make_config
 from tidelock import central, supervisor
 from tidelock.cli.common import stack_of
@@ -65,17 +66,22 @@ def test_who_needs_the_central_database(tmp_path: Path) -> None:
     assert not central.needed(make_config(tmp_path, {"x": {"dsn": "postgresql://h/x"}}))
 
 
-def test_a_system_that_has_no_tenants_yet_takes_part_in_nothing(tmp_path: Path) -> None:
+def test_a_system_that_has_no_tenants_yet_has_no_workers_and_no_place(tmp_path: Path) -> None:
     config = with_tenants(make_config(tmp_path), None)
-    assert not config.systems["hub"].enabled
     assert "sink.hub" not in roles(config)
     assert "sink.shop" in roles(config)
-    assert [flow.to for flow in config.flows] == [("crm", "shop", "single")]
+    plan = compile_plans(config)["contact"]
+    assert set(plan.places) == {"crm/default", "shop/north", "shop/south", "single/default"}
+    assert [flow.to for flow in config.flows] == [("crm", "shop", "hub", "single")], (
+        "what others write goes into the hub"
+    )
+    with pytest.raises(Fatal, match="has no tenant yet"):
+        _ = config.systems["hub"].only_tenant
 
 
 def test_workers_get_the_configuration_as_it_is_secrets_included(tmp_path: Path) -> None:
     config = make_config(tmp_path, dsn="postgresql://u:pr1vate@h/central")
-    text, secrets = supervisor._dumped(config), list(supervisor._secrets(config))
+    text, secrets = config.model_dump_json(by_alias=True), list(supervisor._secrets(config))
     assert not [s for s in SECRETS if s in text]
     assert set(SECRETS) & {value for _, value in secrets} == {SECRETS[0], SECRETS[2]}
     again = supervisor._whole(text, secrets)

@@ -127,6 +127,7 @@ def add(
         tenant = opened.tenants.add(system, name, url=url, options=_options(option), credentials=given, when=when)
     err.print(f"{tenant.path} is added, with {_names(tenant)}; running workers take it up within seconds")
     err.print(f"if somebody has to sign in for it: [bold]tidelock tenants connect {system} {name}[/bold]")
+    err.print(f"records that exist already go there with [bold]tidelock resync --system {system}[/bold]")
 
 
 @app.command("set")
