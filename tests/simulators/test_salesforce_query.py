@@ -80,6 +80,22 @@ def test_conditions_find(sf: Org, where: str, found: list[str]) -> None:
     assert sf.values(f"SELECT LastName FROM Contact WHERE {where} ORDER BY LastName") == found
 
 
+def test_picklists_of_several_values_hold_each(fresh: Org) -> None:
+    fresh.act(
+        "/fields/Contact",
+        {"name": "Likes__c", "type": "multipicklist", "values": ["tea", "coffee", "milk"], "restricted": True},
+    )
+    fresh.load(
+        "Contact", {"LastName": "A", "Likes__c": "tea;milk"}, {"LastName": "B", "Likes__c": "coffee"}, {"LastName": "C"}
+    )
+    find = "SELECT LastName FROM Contact WHERE Likes__c {} ORDER BY LastName"
+    assert fresh.values(find.format("INCLUDES ('tea;milk', 'coffee')")) == ["A", "B"]
+    assert fresh.values(find.format("INCLUDES ('tea;coffee')")) == []
+    assert fresh.values(find.format("EXCLUDES ('milk')")) == ["B", "C"]
+    wrong = fresh.client.post("/sobjects/Contact", json={"LastName": "D", "Likes__c": "tea;rum"})
+    refused(wrong, 400, "INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST")
+
+
 def test_order_limits_and_nulls(sf: Org) -> None:
     assert sf.values("SELECT FirstName FROM Contact ORDER BY FirstName") == [None, "Ada", "Ben", "Dan"]
     assert sf.values("SELECT FirstName FROM Contact ORDER BY FirstName DESC NULLS LAST") == ["Dan", "Ben", "Ada", None]
