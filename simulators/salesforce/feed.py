@@ -131,6 +131,8 @@ class Feed:
         """Add a transaction's changes; with ``instead``, a gap or an overflow is told in their place."""
         if not changes:
             return
+        if self.events and self.events[0].at < at - RETENTION_S:
+            self.trim(at)
         transaction, commit = str(uuid.uuid4()), self.next_commit
         self.next_commit += 1
         sequence, same, events = 0, dict[Any, Event](), list[Event]()

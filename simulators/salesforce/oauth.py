@@ -150,7 +150,7 @@ class OAuth:
     def _by_password(self, form: dict[str, str], base: str) -> dict[str, Any]:
         if not self._passwords:
             raise Denied("invalid_grant", "authentication failure")
-        user = self._user_named(form.get("username", ""))
+        user = self.user_named(form.get("username", ""))
         if user is None or form.get("password") not in {self.password, self.password + self.security_token}:
             raise Denied("invalid_grant", "authentication failure")
         grant = self.sessions.grant(self.client_id, user, _SCOPE, refreshable=False)
@@ -194,7 +194,7 @@ class OAuth:
         if ends > self._clock.now() + _LONGEST_ASSERTION_S:
             raise Denied("invalid_grant", "invalid assertion")
         self._maybe_inactive()
-        user = self._user_named(str(claims.get("sub", "")))
+        user = self.user_named(str(claims.get("sub", "")))
         if user is None:
             raise Denied("invalid_grant", "user hasn't approved this consumer")
         grant = self.sessions.grant(self.client_id, user, "api id", refreshable=False)
@@ -205,7 +205,8 @@ class OAuth:
             self.sessions.revoke_all()
             raise Denied("invalid_grant", "user hasn't approved this consumer")
 
-    def _user_named(self, username: str) -> str | None:
+    def user_named(self, username: str) -> str | None:
+        """Return the id of the active user with this name."""
         table = self._org.tables["User"]
         found = [i for i in table.with_value("Username", username) if table.rows[i]["IsActive"]]
         return found[0] if found else None
@@ -230,7 +231,7 @@ class OAuth:
             return _back(
                 redirect, {"error": "access_denied", "error_description": "end-user denied authorization", **back}
             )
-        user = self._user_named(asked.get("login_hint", "")) or self._org.integration
+        user = self.user_named(asked.get("login_hint", "")) or self._org.integration
         code = Code(
             self.client_id,
             user,

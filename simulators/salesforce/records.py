@@ -109,7 +109,7 @@ class Records:
             return found
         if found is None:
             raise not_found()
-        return Reply(data=self._shown(ask, table, found))
+        return Reply(data=self._shown(ask, table, self._visible(table, found["Id"])))
 
     def _keyed(self, ask: Ask) -> Row | Reply | None:
         """Return the record with an external id, None if there is none, or the answer that names several."""

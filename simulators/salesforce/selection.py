@@ -117,6 +117,9 @@ class Selection:
             if (ids := self._indexed(part)) is not None:
                 return sorted(ids), "Id"
         low, high = self._bounds(where, "SystemModstamp")
+        for earlier in ("LastModifiedDate", "CreatedDate"):  # neither is ever later than the system's own stamp
+            least, _ = self._bounds(where, earlier)
+            low = max((x for x in (low, least) if x is not None), default=None)
         by_time = bool(self._query.order) and _follows(self._query.order, "SystemModstamp")
         if low is not None or high is not None or (by_time and self._query.limit is not None):
             stamped = table.stamped(low, high)

@@ -20,6 +20,7 @@ from simulators.salesforce.samples import fill
 from simulators.salesforce.schema import TEXT
 from simulators.salesforce.service import Service
 from simulators.salesforce.sessions import MOST_GRANTS, Sessions
+from simulators.salesforce.soap import Soap
 from simulators.salesforce.usage import Usage
 from simulators.salesforce.values import value_of
 
@@ -74,6 +75,7 @@ class SalesforceSimulator(Simulator):
         self.oauth = OAuth(
             self.org, self.sessions, self.clock, self.faults, passwords=passwords, callback=callback or None
         )
+        self.soap = Soap(self.org, self.sessions, self.oauth)
         self.context = Context(self.org, limits)
         self.context.running = self.background
         self.service = Service(self.context, self.sessions, self.faults, Usage(self.clock, limits.daily_limit))
@@ -99,7 +101,7 @@ class SalesforceSimulator(Simulator):
 
     def routes(self) -> Sequence[BaseRoute]:
         """Return the paths of Salesforce."""
-        return [*self.oauth.routes(), *self.cometd.routes(), *self.service.routes()]
+        return [*self.oauth.routes(), *self.soap.routes(), *self.cometd.routes(), *self.service.routes()]
 
     def credentials(self) -> dict[str, Any]:
         """Return what clients sign in with: the connected app, its users, and a refresh token that is ready to use."""

@@ -59,6 +59,8 @@ class Unit:
                 table.remove(id_)
             else:
                 table.put(old)
+                if not old["IsDeleted"]:
+                    table.deletions.discard(id_)
         del self._changes[to[1] :]
         del self._log[to[2] :]
 
@@ -76,11 +78,13 @@ class Unit:
             org.feed.publish(changes, org.clock.now(), actor.origin, actor.user, instead=instead)
 
         late = org.faults.take("late", actor.method, actor.path)
-        if late is None:
-            tell()
+        until = org.clock.now() + float(late.more.get("delay_s", 60.0)) if late is not None else 0.0
+        # What comes on top of something that is not to be seen yet cannot be seen before it.
+        until = max([until, *(t.hidden[i][0] for t, i, _ in self._undo if i in t.hidden)])
+        if until > org.clock.now():
+            org.hold(until, [(t, i, old) for t, i, old in self._undo if i in t.rows], tell)
         else:
-            kept = [(table, id_, old) for table, id_, old in self._undo if id_ in table.rows]
-            org.hold(org.clock.now() + float(late.more.get("delay_s", 60.0)), kept, tell)
+            tell()
         self._undo, self._changes, self._log = [], [], []
 
     # Operations; each raises Refusal and then leaves the record as it was.
@@ -195,9 +199,9 @@ class Unit:
         self.update(table, kept, given)
 
     def existing(self, table: Table, id_: str) -> Row:
-        """Return a living record that is visible. Raises Refusal."""
+        """Return a living record; one that readers do not see yet is there for whoever writes. Raises Refusal."""
         known = normal(id_)
-        row = table.seen(known) if known is not None else None
+        row = table.rows.get(known) if known is not None else None
         if row is None:
             if known is None:
                 raise Refusal("MALFORMED_ID", f"malformed id {id_}", fields=["Id"])
@@ -208,7 +212,7 @@ class Unit:
             raise not_found()
         if row["IsDeleted"]:
             raise Refusal("ENTITY_IS_DELETED", "entity is deleted", 404, fields=[])
-        return table.rows[row["Id"]]
+        return row
 
     # What the operations share.
 
@@ -331,7 +335,7 @@ class Unit:
 
     def _lock(self, table: Table, id_: str | None) -> None:
         actor = self._actor
-        if self._org.faults.take("lock", actor.method, actor.path) is not None:
+        if actor.method and self._org.faults.take("lock", actor.method, actor.path) is not None:
             shown = (id_ or f"{table.kind.prefix}000000000000")[:15]
             raise Refusal(
                 "UNABLE_TO_LOCK_ROW",

@@ -68,7 +68,7 @@ def client(sf: Org) -> Iterator[Any]:
         )
 
 
-@pytest.mark.parametrize("how", ["jwt", "password", "token"])
+@pytest.mark.parametrize("how", ["jwt", "password", "token", "soap"])
 def test_simple_salesforce_signs_in(sf: Org, how: str) -> None:
     c = sf.credentials
     ways: dict[str, dict[str, str]] = {
@@ -79,11 +79,30 @@ def test_simple_salesforce_signs_in(sf: Org, how: str) -> None:
             "consumer_key": c["client_id"],
             "consumer_secret": c["client_secret"],
         },
+        "soap": {"username": c["username"], "password": c["password"], "security_token": c["security_token"]},
         "token": {"session_id": sf.refresh().json()["access_token"], "instance_url": sf.running.https},
     }
     with trusting(sf) as session:
         client = simple.Salesforce(**ways[how], session=session)
         assert client.is_sandbox() is False
+
+
+def test_simple_salesforce_is_told_why_it_may_not_sign_in(sf: Org) -> None:
+    c = sf.credentials
+    with trusting(sf) as session:
+        for version, password, code in (
+            ("59.0", "wrong", "INVALID_LOGIN"),
+            ("65.0", c["password"], "UNSUPPORTED_API_VERSION"),
+        ):
+            with pytest.raises(simple.SalesforceAuthenticationFailed) as error:
+                simple.Salesforce(
+                    username=c["username"],
+                    password=password,
+                    security_token=c["security_token"],
+                    session=session,
+                    version=version,
+                )
+            assert error.value.code == code
 
 
 def test_simple_salesforce_reads_and_writes_records(sf: Org, client: Any) -> None:

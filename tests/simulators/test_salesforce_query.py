@@ -80,6 +80,22 @@ def test_conditions_find(sf: Org, where: str, found: list[str]) -> None:
     assert sf.values(f"SELECT LastName FROM Contact WHERE {where} ORDER BY LastName") == found
 
 
+def test_picklists_of_several_values_hold_each(fresh: Org) -> None:
+    fresh.act(
+        "/fields/Contact",
+        {"name": "Likes__c", "type": "multipicklist", "values": ["tea", "coffee", "milk"], "restricted": True},
+    )
+    fresh.load(
+        "Contact", {"LastName": "A", "Likes__c": "tea;milk"}, {"LastName": "B", "Likes__c": "coffee"}, {"LastName": "C"}
+    )
+    find = "SELECT LastName FROM Contact WHERE Likes__c {} ORDER BY LastName"
+    assert fresh.values(find.format("INCLUDES ('tea;milk', 'coffee')")) == ["A", "B"]
+    assert fresh.values(find.format("INCLUDES ('tea;coffee')")) == []
+    assert fresh.values(find.format("EXCLUDES ('milk')")) == ["B", "C"]
+    wrong = fresh.client.post("/sobjects/Contact", json={"LastName": "D", "Likes__c": "tea;rum"})
+    refused(wrong, 400, "INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST")
+
+
 def test_order_limits_and_nulls(sf: Org) -> None:
     assert sf.values("SELECT FirstName FROM Contact ORDER BY FirstName") == [None, "Ada", "Ben", "Dan"]
     assert sf.values("SELECT FirstName FROM Contact ORDER BY FirstName DESC NULLS LAST") == ["Dan", "Ben", "Ada", None]
@@ -308,6 +324,8 @@ def test_what_commits_late_is_stamped_early_and_holds_the_covered_date_back(fres
     assert fresh.values(f"SELECT LastName FROM Contact WHERE SystemModstamp < {stamped}") == ["Old"]
     got = _window(fresh, "updated", 1200, 60).json()
     assert (got["ids"], got["latestDateCovered"]) == ([old], stamped)
+    again = fresh.client.patch(f"/sobjects/Contact/{late}", json={"Phone": "1"})
+    assert again.status_code == 204  # who wrote it knows its id, whatever readers see
     assert fresh.control.get("/events").json()[-1]["payload"]["ChangeEventHeader"]["recordIds"] == [old]
     fresh.advance(301)
     assert fresh.values("SELECT LastName FROM Contact ORDER BY LastName") == ["Changed", "Late"]
@@ -315,7 +333,7 @@ def test_what_commits_late_is_stamped_early_and_holds_the_covered_date_back(fres
     assert got["ids"] == sorted([old, late])
     assert got["latestDateCovered"] > stamped
     types = [e["payload"]["ChangeEventHeader"]["changeType"] for e in fresh.control.get("/events").json()]
-    assert types == ["CREATE", "CREATE", "UPDATE"]
+    assert types == ["CREATE", "CREATE", "UPDATE", "UPDATE"]
 
 
 def test_the_sample_data_is_the_same_for_the_same_seed() -> None:
