@@ -311,3 +311,28 @@ def test_the_control_api_shows_what_clients_wrote_and_starts_anew(portal: Portal
     portal.order("/reset")
     assert portal.control.get("/records/contacts").json() == []
     assert portal.call("GET", CONTACTS)["results"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("", {"properties": 3}),
+        ("", {"properties": {"city": {"a": 1}}}),
+        ("", {"associations": True}),
+        ("", {"associations": [3]}),
+        ("", [1]),
+        ("/batch/read", {"inputs": [{"id": "1"}], "idProperty": {}}),
+        ("/batch/read", {"inputs": [{"id": "1"}], "properties": 3}),
+        ("/batch/update", {"inputs": [{"properties": {}}]}),
+        ("/batch/create", {"inputs": {"a": 1}}),
+        ("/batch/create", {}),
+        ("/search", {"sorts": [[]]}),
+        ("/search", {"filterGroups": [3]}),
+        ("/search", {"filterGroups": [{"filters": [None]}]}),
+        ("/search", {"limit": "ten"}),
+        ("/merge", {"primaryObjectId": "1"}),
+        ("/gdpr-delete", {}),
+    ],
+)
+def test_a_body_of_the_wrong_shape_is_a_400_and_never_worse(portal: Portal, path: str, body: Any) -> None:
+    assert portal.call("POST", f"{CONTACTS}{path}", body, expect=400)["category"] == "VALIDATION_ERROR"
