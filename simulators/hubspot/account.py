@@ -94,7 +94,7 @@ class Account:
         people = [o for o in self._portal.schema.owners if wanted is None or o["email"] == wanted.lower()]
         if visit.flag("archived"):
             people = []
-        start = int(after) if after.isdigit() else 0
+        start = int(after) if after.isdecimal() else 0
         body: dict[str, Any] = {"results": people[start : start + limit]}
         if start + limit < len(people):
             body["paging"] = {"next": {"after": str(start + limit)}}

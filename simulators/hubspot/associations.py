@@ -74,7 +74,7 @@ class Associations:
         end, query = visit.kind("to_type"), visit.request.query_params
         limit, after = page_size(query.get("limit"), _PAGE, _PAGE), query.get("after", "0")
         found = [
-            f for f in self._portal.links.of(self._start(visit), end) if f[0] > (int(after) if after.isdigit() else 0)
+            f for f in self._portal.links.of(self._start(visit), end) if f[0] > (int(after) if after.isdecimal() else 0)
         ]
         body: dict[str, Any] = {"results": [_shown(number, types) for number, types in found[:limit]]}
         if len(found) > limit:
@@ -223,7 +223,7 @@ class Associations:
             record = self._find(start, one)
             found = [] if record is None else self._portal.links.of(record, end)
             after = str(one.get("after") or "0")
-            found = [f for f in found if f[0] > (int(after) if after.isdigit() else 0)]
+            found = [f for f in found if f[0] > (int(after) if after.isdecimal() else 0)]
             if not found:
                 missing.append(str(one.get("id")))
                 continue

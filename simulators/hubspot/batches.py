@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from simulators.base import answer
 from simulators.hubspot.errors import Refused, invalid, not_found, some_not_found
-from simulators.hubspot.gate import Gate, Visit
+from simulators.hubspot.gate import Gate, Visit, strings
 from simulators.hubspot.moments import spelt
 from simulators.hubspot.objects import Objects
 from simulators.hubspot.paths import objects
@@ -47,7 +47,7 @@ class Batches:
     def read(self, visit: Visit) -> Response:
         """Answer several records; what is not there is told in one error."""
         kind, inputs, sent = visit.kind(), visit.inputs(), visit.body()
-        asked, histories = _names(sent, "properties"), _names(sent, "propertiesWithHistory")
+        asked, histories = strings(sent, "properties"), strings(sent, "propertiesWithHistory")
         if histories and len(inputs) > 50:
             raise invalid("The maximum number of inputs supported in a batch request with history is 50")
         by, archived = sent.get("idProperty"), visit.flag("archived")
@@ -190,13 +190,6 @@ class Batches:
             body["errors"] = errors
             status = 207
         return answer(body, status)
-
-
-def _names(sent: dict[str, Any], member: str) -> list[str]:
-    given = sent.get(member) or []
-    if not isinstance(given, list):
-        raise invalid(f"Invalid input JSON on line 1, column 1: {member} is an array")
-    return [str(name) for name in given]
 
 
 def _id(one: Input) -> str:

@@ -54,7 +54,7 @@ class UserControl:
 
     def load(self, kind: Kind, given: dict[str, Any]) -> Record:
         """Make a record as a user would, with an id if one is given. Raises Refused."""
-        sent = dict(given.get("properties") or {name: v for name, v in given.items() if name != "id"})
+        sent = given.get("properties") or {name: v for name, v in given.items() if name != "id"}
         values = self._writer.checked(kind, sent, None)
         self._writer.claimed(kind, values, None)
         number = given.get("id")
@@ -151,7 +151,7 @@ def _route(path: str, work: Callable[[Request], Awaitable[Response]]) -> Route:
             return answer({"error": error.message}, 400)
         except KeyError as error:
             return answer({"error": f"{error.args[0]} is missing"}, 400)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             return answer({"error": str(error)}, 400)
 
     return Route(path, handle, methods=["POST"])

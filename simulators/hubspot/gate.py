@@ -85,6 +85,24 @@ class Visit:
         return self.request.query_params.get(name, "").lower() == "true"
 
 
+def strings(sent: dict[str, Any], member: str) -> list[str]:
+    """Return a member that is an array of names. Raises Refused (400)."""
+    given = sent.get(member) or []
+    if not isinstance(given, list):
+        raise invalid(f"Invalid input JSON on line 1, column 1: {member} is an array")
+    return [str(name) for name in given]
+
+
+def whole(sent: dict[str, Any], member: str, usual: int) -> int:
+    """Return a member that is a whole number. Raises Refused (400)."""
+    given = sent.get(member)
+    if given is None:
+        return usual
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise invalid(f"Invalid input JSON on line 1, column 1: {member} is a whole number")
+    return given
+
+
 Work = Callable[[Visit], Awaitable[Response] | Response]
 
 

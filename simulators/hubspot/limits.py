@@ -37,8 +37,8 @@ class Limits:
         options = self._options
         most = options.burst if grant.private else options.oauth_burst
         headers: dict[str, str] = {}
+        self.resets_at(now)
         if grant.private and options.daily:
-            self.resets_at(now)
             left = options.daily - self.used_today - 1
             headers["X-HubSpot-RateLimit-Daily"] = str(options.daily)
             headers["X-HubSpot-RateLimit-Daily-Remaining"] = str(max(left, 0))
@@ -56,7 +56,7 @@ class Limits:
             if left < 0:
                 raise limited("TEN_SECONDLY_ROLLING", headers)
             calls.append(now)
-        self.used_today += 1
+        self.used_today += grant.private
         return headers
 
     def take_search(self, now: float) -> None:

@@ -16,7 +16,7 @@ def spelt(ms: int) -> str:
 def read(text: str) -> int:
     """Return the milliseconds of a moment given as epoch milliseconds or in ISO 8601. Raises ValueError."""
     text = text.strip()
-    if text.lstrip("-").isdigit():
+    if text.lstrip("-").isdecimal():
         ms = int(text)
         spelt(ms)
         return ms
@@ -29,7 +29,7 @@ def read(text: str) -> int:
 def read_day(text: str) -> str:
     """Return a day as YYYY-MM-DD, given so or as the milliseconds of its midnight in UTC. Raises ValueError."""
     text = text.strip()
-    if not text.lstrip("-").isdigit():
+    if not text.lstrip("-").isdecimal():
         if len(text) == 10:
             return date.fromisoformat(text).isoformat()
         text = str(read(text))

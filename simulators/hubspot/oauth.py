@@ -254,6 +254,13 @@ class OAuth:
 
 
 async def _form(request: Request) -> dict[str, str]:
+    """Return what was sent, as a form or (as one of the vendor's own clients does) as JSON."""
+    if request.headers.get("content-type", "").lower().startswith("application/json"):
+        try:
+            sent = msgspec.json.decode(await request.body())
+        except msgspec.DecodeError:
+            return {}
+        return {str(n): str(v) for n, v in sent.items() if v is not None} if isinstance(sent, dict) else {}
     return dict(parse_qsl((await request.body()).decode(errors="replace"), keep_blank_values=True))
 
 

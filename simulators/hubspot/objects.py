@@ -64,7 +64,7 @@ class Objects:
         table = self._portal.store.tables[kind.name]
         ids = table.archived if archived else table.live
         after = query.get("after")
-        if after is not None and not after.isdigit():
+        if after is not None and not after.isdecimal():
             raise invalid(f"The cursor {after} is not valid: use paging.next.after of the page before")
         start = 0 if after is None else bisect_right(ids, int(after))
         chosen = ids[start : start + limit]

@@ -77,4 +77,7 @@ def _read(type_: type, text: str) -> object:
         if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
             raise ValueError("it is true or false")
         return text.lower() in ("true", "1", "yes")
-    return type_(text)
+    try:
+        return type_(text)
+    except ValueError:
+        raise ValueError("it is a whole number" if type_ is int else "it is a number") from None

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from simulators.base import answer
 from simulators.hubspot.definitions import Definition
 from simulators.hubspot.errors import Refused, invalid, not_found
-from simulators.hubspot.gate import Gate, Need, Visit
+from simulators.hubspot.gate import Gate, Need, Visit, whole
 from simulators.hubspot.kinds import Kind
 from simulators.hubspot.moments import spelt
 from simulators.hubspot.paths import DATED, paths
@@ -103,7 +103,7 @@ class Properties:
         definition.description = str(sent.get("description", definition.description))
         definition.hidden = bool(sent.get("hidden", definition.hidden))
         definition.form_field = bool(sent.get("formField", definition.form_field))
-        definition.display_order = int(sent.get("displayOrder", definition.display_order))
+        definition.display_order = whole(sent, "displayOrder", definition.display_order)
         if "options" in sent:
             definition.options = _options(sent)
             definition.allow()
@@ -158,7 +158,7 @@ class Properties:
             )
         if name in groups:
             raise Refused(409, f"A property group named '{name}' already exists.", "CONFLICT")
-        order = int(sent.get("displayOrder", -1))
+        order = whole(sent, "displayOrder", -1)
         groups[name] = {"name": name, "label": str(sent["label"]), "displayOrder": order, "archived": False}
         return answer(groups[name], 201)
 
@@ -208,7 +208,7 @@ class Properties:
             owners=bool(sent.get("externalOptions")) and sent.get("referencedObjectType") == "OWNER",
             hidden=bool(sent.get("hidden")),
             form_field=bool(sent.get("formField")),
-            display_order=int(sent.get("displayOrder", -1)),
+            display_order=whole(sent, "displayOrder", -1),
             more={m: sent[m] for m in _KEPT if sent.get(m) is not None},
             created_ms=now_ms,
             updated_ms=now_ms,

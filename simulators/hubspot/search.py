@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from simulators.base import answer
 from simulators.hubspot.errors import Refused, invalid
-from simulators.hubspot.gate import Gate, Visit
+from simulators.hubspot.gate import Gate, Visit, strings
 from simulators.hubspot.kinds import Kind
 from simulators.hubspot.moments import spelt
 from simulators.hubspot.paths import objects
@@ -52,7 +52,7 @@ class Search:
             raise invalid(f"Paging through more than {ROWS} results is not supported: after + limit is {after + limit}")
         ids = self._matching(kind, groups, query, sort)
         side = self._portal.index.side(kind)
-        names = names_asked(kind, [str(n) for n in sent.get("properties") or ()])
+        names = names_asked(kind, strings(sent, "properties"))
         body: dict[str, Any] = {
             "total": len(ids),
             "results": [self._show(kind, side, n, names) for n in ids[after : after + limit]],
@@ -99,6 +99,10 @@ class Search:
         if not isinstance(given, list) or len(given) > 1:
             raise invalid("Only one sort is supported")
         one = given[0]
+        if not isinstance(one, (str, dict)):
+            raise invalid(
+                "Invalid input JSON on line 1, column 1: a sort is a name or an object with propertyName and direction"
+            )
         name, descending = (
             (one, False) if isinstance(one, str) else (one.get("propertyName"), one.get("direction") == "DESCENDING")
         )

@@ -183,7 +183,7 @@ class Subscriptions:
         """Switch subscriptions on or off."""
         done = []
         for sent in visit.inputs():
-            one = self.all.get(int(sent["id"])) if str(sent.get("id")).isdigit() else None
+            one = self.all.get(int(sent["id"])) if str(sent.get("id")).isdecimal() else None
             if one is None:
                 raise not_found(str(sent.get("id")))
             done.append(self._switch(one, sent.get("active")).shown())
@@ -207,7 +207,7 @@ class Subscriptions:
 
     def _one(self, visit: Visit) -> Subscription:
         number = visit.request.path_params["id"]
-        found = self.all.get(int(number)) if number.isdigit() else None
+        found = self.all.get(int(number)) if number.isdecimal() else None
         if found is None:
             raise not_found(number)
         return found

@@ -88,6 +88,8 @@ class Writer:
     def links(self, kind: Kind, given: Any) -> Wanted:
         """Return the associations that a new record is to have. Raises Refused (400)."""
         wanted: Wanted = []
+        if given is not None and not isinstance(given, list):
+            raise invalid("Invalid input JSON on line 1, column 1: associations are an array")
         for one in given or ():
             try:
                 end_id, types = str(one["to"]["id"]), [int(t["associationTypeId"]) for t in one["types"]]
@@ -115,15 +117,17 @@ class Writer:
             self._portal.links.add(link, record, end, origin)
         return record
 
-    def find(self, kind: Kind, spelt: str, id_property: str | None, *, archived: bool = False) -> Record | None:
+    def find(self, kind: Kind, spelt: str, id_property: Any, *, archived: bool = False) -> Record | None:
         """Return a record by id or by a unique property. Raises Refused (400) if the property is not unique."""
         table = self._portal.store.tables[kind.name]
         if id_property is None or id_property == "hs_object_id":
             return table.find(spelt, archived=archived)
+        if not isinstance(id_property, str):
+            raise invalid("Invalid input JSON on line 1, column 1: idProperty is a string")
         self.unique(kind, id_property)
         return None if archived else table.find_by(id_property, spelt)
 
-    def found(self, kind: Kind, spelt: str, id_property: str | None, *, archived: bool = False) -> Record:
+    def found(self, kind: Kind, spelt: str, id_property: Any, *, archived: bool = False) -> Record:
         """Return a record by id or by a unique property. Raises Refused (400, 404)."""
         record = self.find(kind, spelt, id_property, archived=archived)
         if record is None:
