@@ -119,6 +119,15 @@ def test_sdk_reads_fetchxml(sdk: DataverseClient) -> None:
     assert names == [f"A{n}" for n in range(10, 30)]
 
 
+def test_sdk_reads_sql(sdk: DataverseClient) -> None:
+    sdk.records.create("account", [{"name": f"A={n}", "revenue": n, "accountnumber": "xy"[n % 2]} for n in range(12)])
+    some = "SELECT TOP 3 a.name, a.revenue FROM account a WHERE a.name LIKE 'a=%' AND a.revenue >= 4 AND a.name <> 'A=5' ORDER BY a.revenue DESC"
+    assert [r["name"] for r in sdk.query.sql(some)] == ["A=11", "A=10", "A=9"]
+    assert [r["total"] for r in sdk.query.sql("SELECT COUNT(*) AS total FROM account WHERE telephone1 IS NULL")] == [12]
+    groups = sdk.query.sql("SELECT accountnumber, SUM(revenue) AS total FROM account GROUP BY accountnumber")
+    assert {(g["accountnumber"], g["total"]) for g in groups} == {("x", 30), ("y", 36)}
+
+
 def test_sdk_changes_the_schema(sdk: DataverseClient) -> None:
     made = sdk.tables.create("td_Sample", {"td_Amount": "decimal", "td_When": "datetime", "td_Code": "string"})
     assert made.entity_set_name == "td_samples"
