@@ -9,7 +9,7 @@ from simulators.clock import Clock
 from simulators.dynamics import csdl
 from simulators.dynamics.batch import Batch
 from simulators.dynamics.customizing import Customizer
-from simulators.dynamics.errors import JSON, ODataError, no_segment, not_allowed
+from simulators.dynamics.errors import JSON, ODataError, bad_payload, no_segment, not_allowed
 from simulators.dynamics.fetch import Fetcher
 from simulators.dynamics.functions import Functions
 from simulators.dynamics.messages import Ask, Reply, answered, failed, named, segments
@@ -109,7 +109,10 @@ class Service:
         if ask.method != "GET":
             if first == "EntityMetadata":
                 parts[0] = parts[0].replace("EntityMetadata", "EntityDefinitions", 1)
-            return self.customizer.handle(ask, parts)
+            try:
+                return self.customizer.handle(ask, parts)
+            except (TypeError, ValueError, AttributeError, KeyError) as error:  # a definition of another shape
+                raise bad_payload(first, f"The definition cannot be read: {error}") from error
         if first == "RelationshipDefinitions":
             return self.metadata.relationships(ask, parts)
         if first == "EntityDefinitions":

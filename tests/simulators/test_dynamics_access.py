@@ -163,7 +163,7 @@ def test_msal_signs_a_person_in_with_discovery_and_an_id_token(
 # Limits and faults.
 
 
-def test_requests_over_the_limit_wait_as_long_as_they_are_told(there: httpx.Client) -> None:
+def test_requests_over_the_limit_wait_as_long_as_they_are_told() -> None:
     with Running(DynamicsSimulator(limit_requests="5")) as running, web_api(running) as api:
         left = [api.get("accounts").headers["x-ms-ratelimit-burst-remaining-xrm-requests"] for _ in range(5)]
         assert left == ["4", "3", "2", "1", "0"]

@@ -105,6 +105,31 @@ def test_a_change_set_is_one_transaction_with_references(api: httpx.Client, dyna
     assert _statuses(_send(api, _change_set(_part("GET", "accounts", content_id=1)))) == [400]
 
 
+def test_a_change_set_that_fails_takes_back_updates_deletes_and_associations(api: httpx.Client) -> None:
+    made = api.post("accounts", json={"name": "A", "td_tidelockid": "a"})
+    account = made.headers["odata-entityid"].rpartition("/")[2]
+    lead = api.post("leads", json={"lastname": "L"}).headers["odata-entityid"].rpartition("/")[2]
+    other = (
+        api.post("accounts", json={"name": "Other", "td_tidelockid": "b"}).headers["odata-entityid"].rpartition("/")[2]
+    )
+    link = api.get("accounts?$select=name", headers={"Prefer": "odata.track-changes"}).json()["@odata.deltaLink"]
+    before = api.get(account).json()
+    steps = [
+        ("PATCH", account, {"name": "Changed", "td_tidelockid": "c"}),
+        ("POST", f"{account}/accountleads_association/$ref", {"@odata.id": lead}),
+        ("DELETE", other, None),
+        ("POST", "accounts", {"name": "New", "td_tidelockid": "b"}),
+        ("POST", "accounts", {"nonsense": 1}),
+    ]
+    failing = _change_set(*(_part(m, url, body, content_id=n) for n, (m, url, body) in enumerate(steps, 1)))
+    assert _statuses(_send(api, failing)) == [400]
+    assert api.get(account).json() == before
+    assert api.get(f"{lead}/accountleads_association").json()["value"] == []
+    assert api.get("accounts(td_tidelockid='b')").json()["name"] == "Other"
+    assert api.get("accounts(td_tidelockid='c')").status_code == 404
+    assert api.get(link).json()["value"] == []
+
+
 def test_inner_conditions_and_preferences_count(api: httpx.Client) -> None:
     got = _send(
         api,

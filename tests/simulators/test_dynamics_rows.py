@@ -173,6 +173,8 @@ def test_nested_rows_are_created_with_their_parent_or_not_at_all(api: httpx.Clie
     ("values", "code"),
     [
         ({"name": "x" * 161}, "0x80044331"),
+        ({"contact_customer_accounts": [5]}, "0x80048d19"),
+        ({"primarycontactid": "x"}, "0x80048d19"),
         ({"no_such_column": 1}, "0x80048d19"),
         ({"Name": "x"}, "0x80048d19"),
         ({"numberofemployees": "many"}, "0x80048d19"),
