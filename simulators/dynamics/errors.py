@@ -35,7 +35,7 @@ class ODataError(Exception):
 
 def missing(table: str, row_id: str) -> ODataError:
     """Return the error for a row that is not there."""
-    return ODataError(404, "0x80040217", f"Entity '{table}' With Id = {row_id} Does Not Exist")
+    return ODataError(404, "0x80040217", f"{table} With Id = {row_id} Does Not Exist")
 
 
 def missing_key(table: str) -> ODataError:

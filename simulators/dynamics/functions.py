@@ -58,7 +58,10 @@ class Functions:
     def handle(self, ask: Ask, name: str, arguments: str | None, context: Context) -> Reply:
         """Answer a request. Raises ODataError."""
         if name == "BulkDelete":
-            return self._bulk_delete(ask, context)
+            try:
+                return self._bulk_delete(ask, context)
+            except (TypeError, AttributeError) as error:  # a query of another shape
+                raise bad_payload(name, f"The query cannot be read: {error}") from error
         if ask.method != "GET":
             raise not_allowed(ask.method)
         marker = f"{ask.root}$metadata{_TYPE}"

@@ -83,7 +83,7 @@ class Limits:
 
     def _over(self, use: _Use, facet: str, wait_s: float) -> ODataError:
         use.refused += 1
-        return self.error(facet, min(WINDOW_S, wait_s + use.refused - 1))
+        return self.error(facet, wait_s + use.refused - 1)
 
     def _use(self, user: str) -> _Use:
         use = self._uses.setdefault(user, _Use())

@@ -301,7 +301,7 @@ class Query:
         out: list[tuple[Row, Values]] = []
         tied: list[tuple[Row, Values]] = []
         for item in self._matching(rows):
-            if last is not None and key(item) <= last:
+            if last is not None and not key(item) > last:
                 continue
             if tied and tied[0][1].get(name) != item[1].get(name):
                 out += sorted(tied, key=key)

@@ -9,7 +9,7 @@ from simulators.clock import Clock
 from simulators.dynamics import csdl
 from simulators.dynamics.batch import Batch
 from simulators.dynamics.customizing import Customizer
-from simulators.dynamics.errors import JSON, ODataError, no_segment, not_allowed
+from simulators.dynamics.errors import JSON, ODataError, bad_payload, no_segment, not_allowed
 from simulators.dynamics.fetch import Fetcher
 from simulators.dynamics.functions import Functions
 from simulators.dynamics.messages import Ask, Reply, answered, failed, named, segments
@@ -17,6 +17,7 @@ from simulators.dynamics.metadata import Metadata
 from simulators.dynamics.reading import Reader
 from simulators.dynamics.rows import Rows
 from simulators.dynamics.schema import Schema
+from simulators.dynamics.sql import Sql
 from simulators.dynamics.store import Store
 from simulators.dynamics.webhooks import Events
 from simulators.dynamics.writes import Context, Writer, restricted
@@ -37,11 +38,10 @@ FAULTS = {
     "delete_restricted": "405 0x80040227: a relationship forbids this delete",
     "late": "what this write made is seen by queries and change tracking only `delay_s` later, with the version and time it has",
 }
-_MAX_TRACES = 10_000
 
 
 class Service:
-    """Answers requests of the Web API. ``traces`` remembers what clients wrote."""
+    """Answers requests of the Web API."""
 
     def __init__(self, schema: Schema, clock: Clock, faults: Faults, organisation: tuple[str, str], seed: int) -> None:
         self.schema = schema
@@ -55,6 +55,7 @@ class Service:
         self._faults = faults
         self._rows = Rows(self.store, self.reader, self.writer)
         self._fetcher = Fetcher(self.store, self.reader)
+        self._sql = Sql(self.store, self.reader)
         self._functions = Functions(self.store, self.writer, organisation)
         self._batch = Batch(self.store, self.single, self.events.mark)
 
@@ -100,13 +101,18 @@ class Service:
             given = ask.parameters
             if "fetchXml" in given:
                 return self._fetcher.answer(ask, self.schema.by_set(first), given["fetchXml"])
+            if "sql" in given:
+                return self._sql.answer(ask, self.schema.by_set(first), given["sql"])
         return self._rows.handle(ask, parts, self._context(ask))
 
     def _metadata(self, ask: Ask, parts: list[str], first: str) -> Reply:
         if ask.method != "GET":
             if first == "EntityMetadata":
                 parts[0] = parts[0].replace("EntityMetadata", "EntityDefinitions", 1)
-            return self.customizer.handle(ask, parts)
+            try:
+                return self.customizer.handle(ask, parts)
+            except (TypeError, ValueError, AttributeError, KeyError) as error:  # a definition of another shape
+                raise bad_payload(first, f"The definition cannot be read: {error}") from error
         if first == "RelationshipDefinitions":
             return self.metadata.relationships(ask, parts)
         if first == "EntityDefinitions":

@@ -211,6 +211,22 @@ class Store:
 
         self._undone_by(data, undo)
 
+    def associate(self, relationship: str, pair: tuple[str, str]) -> None:
+        """Add a pair of ids to a many-to-many relationship."""
+        pairs = self.links.setdefault(relationship, set())
+        if pair not in pairs:
+            pairs.add(pair)
+            if self._depth:
+                self._undo.append(lambda: pairs.discard(pair))
+
+    def dissociate(self, relationship: str, pair: tuple[str, str]) -> None:
+        """Take a pair of ids from a many-to-many relationship."""
+        pairs = self.links.get(relationship, set())
+        if pair in pairs:
+            pairs.discard(pair)
+            if self._depth:
+                self._undo.append(lambda: pairs.add(pair))
+
     def _undone_by(self, data: Data, undo: Callable[[], None]) -> None:
         self._touched.add(data.table.name)
         if self._depth:

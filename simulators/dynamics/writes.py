@@ -191,8 +191,9 @@ class Writer:
                     self._unlink(many, child, column, context)
         before = row.values
         self._store.delete(table, row)
-        for pairs in self._store.links.values():
-            pairs -= {p for p in pairs if row.id in p}
+        for name, pairs in self._store.links.items():
+            for pair in [p for p in pairs if row.id in p]:
+                self._store.dissociate(name, pair)
         self._told(Event("Delete", table, row.id, {}, before, None, context))
 
     def _unlink(self, table: Table, row: Row, column: Column, context: Context) -> None:
@@ -212,7 +213,7 @@ class Writer:
             self._set_lookup(other, child, other.columns[relationship.column], table, row.id, context)
         elif (many := self._store.schema.association(table, navigation)) is not None:
             pair = (row.id, other_id) if many.left == table.name else (other_id, row.id)
-            self._store.links.setdefault(many.name, set()).add(pair)
+            self._store.associate(many.name, pair)
             self._told(Event("Associate", table, row.id, {}, row.values, row.values, context))
         else:
             raise bad_query(
@@ -232,7 +233,7 @@ class Writer:
             self.update(many, child, {relationship.navigation: None}, context)
         elif (many_to_many := self._store.schema.association(table, navigation)) is not None and other_id:
             pair = (row.id, other_id) if many_to_many.left == table.name else (other_id, row.id)
-            self._store.links.get(many_to_many.name, set()).discard(pair)
+            self._store.dissociate(many_to_many.name, pair)
             self._told(Event("Disassociate", table, row.id, {}, row.values, row.values, context))
         else:
             raise bad_query(
@@ -341,7 +342,7 @@ class Writer:
         for item in inner:
             if isinstance(item, str):
                 self.link(table, row, navigation, self.refer(item, context), context)
-            elif relationship is not None:
+            elif relationship is not None and isinstance(item, dict):
                 many = self._store.schema.tables[relationship.many]
                 bind = {f"{relationship.navigation}@odata.bind": f"{table.set_name}({row.id})"}
                 self.create(many, {**item, **bind}, context)
