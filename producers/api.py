@@ -22,7 +22,7 @@ from producers.errands import Errands, KafkaTrouble
 from producers.jobs import LANES, Job, Queue
 from producers.schedule import Schedule
 from producers.signals import Signals
-from producers.source import Source
+from producers.source import Hook, Source
 from tidelock.context import Context
 from tidelock.errors import Fatal
 
@@ -38,6 +38,8 @@ class ApiProducer:
     """The first poll reads everything there is: there are no loads of their own, but those of a part."""
     kinds: ClassVar[tuple[str, ...]] = ("poll", "overlap")
     """The kinds of runs there are: ``poll``, ``overlap`` (the nightly insurance), ``deletes`` (a comparison of all keys)."""
+    hook: ClassVar[type[Hook] | None] = None
+    """What understands the vendor's webhooks, if it sends any."""
 
     def __init__(self, context: Context, system: str) -> None:
         self.context, self.system = context, system

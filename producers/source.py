@@ -7,13 +7,16 @@ with the cursor from which reading goes on once Kafka has acknowledged the page:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tidelock.apis.records import ApiColumn, Record
 from tidelock.config import TableSpec
 from tidelock.context import Context
+from tidelock.signatures import Call, Scheme
 from tidelock.tenants import Tenant
+
+__all__ = ["Call", "Cursor", "Hook", "Notice", "Page", "Scheme", "Source", "Task"]
 
 Cursor = dict[str, Any]
 """Where a reading stands, as JSON that only its source understands."""
@@ -58,17 +61,6 @@ class Notice:
     tenant: str | None = None
 
 
-@dataclass(slots=True)
-class Call:
-    """A webhook as it came in: headers have lower-case names, ``url`` is the address that the sender called."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
-    query: Mapping[str, str] = field(default_factory=dict)
-
-
 class Source(Protocol):
     """One tenant of a vendor's system, as capture sees it. Errors are `Retry`, `Reject`, `Revoked` and `Fatal`."""
 
@@ -97,3 +89,27 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+class Hook(Protocol):
+    """What understands a vendor's webhooks. One serves one tenant; the service has checked the call by then (`producers.hooks`)."""
+
+    def __init__(self, context: Context, tenant: Tenant) -> None: ...
+
+    @property
+    def scheme(self) -> Scheme:
+        """How the vendor signs what it sends. Raises Fatal if that is not configured."""
+        ...
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """The secrets that are good now: several while one is being replaced. Raises Revoked if there is none."""
+        ...
+
+    def delivery(self, call: Call) -> str | None:
+        """Return what is the same when the vendor sends a delivery again; None if it does not tell."""
+        ...
+
+    def receive(self, call: Call) -> list[Notice]:
+        """Say what a webhook tells. Raises Reject for one that makes no sense. It reads nothing and waits for nobody."""
+        ...
