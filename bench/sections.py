@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import recovery, state, two_way
+from bench import recovery, state, tenants, two_way
 from bench.contestant import Say
 from tidelock.embedded import Stack
 
 # name → function(servers, folder, how many, say) → what is added to the results
 Section = Callable[[Stack, Path, int, Say], dict[str, Any]]
-SECTIONS: dict[str, Section] = {"two_way": two_way.measure, "recovery": recovery.measure, "state": state.measure}
+SECTIONS: dict[str, Section] = {
+    "two_way": two_way.measure,
+    "recovery": recovery.measure,
+    "state": state.measure,
+    "tenants": tenants.measure,
+}
