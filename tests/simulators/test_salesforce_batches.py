@@ -60,6 +60,19 @@ def test_all_or_none_takes_everything_back(sf: Org) -> None:
     assert sf.control.get("/writes").json() == []
 
 
+def test_what_a_failed_record_had_begun_is_taken_back_and_not_told(sf: Org) -> None:
+    account = sf.load("Account", {"Name": "Acme"})[0]
+    inside, other = sf.load("Contact", {"LastName": "A", "AccountId": account}, {"LastName": "B"})
+    before = len(sf.control.get("/events").json())
+    sf.fault("lock", method="DELETE", skip=2)
+    second = sf.load("Contact", {"LastName": "C", "AccountId": account})[0]
+    results = sf.client.delete("/composite/sobjects", params={"ids": f"{account},{other}"}).json()
+    assert [r["success"] for r in results] == [False, True]
+    events = [e["payload"]["ChangeEventHeader"] for e in sf.control.get("/events").json()][before + 1 :]
+    assert [(e["changeType"], e["recordIds"]) for e in events] == [("DELETE", [other])]
+    assert sf.values("SELECT Id FROM Contact ORDER BY Id") == [inside, second]
+
+
 @pytest.mark.parametrize("key", ["Tidelock_Id__c", "Email", "Id"])
 def test_upserts_go_by_any_field_that_finds_records(sf: Org, key: str) -> None:
     values = {"Tidelock_Id__c": "t1", "Email": "a@x.example", "Id": None}

@@ -164,12 +164,12 @@ def test_a_query_is_answered_page_by_page_and_the_last_locator_is_the_word_null(
     assert ended(sf, "query", job["id"])["numberRecordsProcessed"] == 5
     found: list[dict[str, str]] = []
     locator, sizes = "", []
-    while locator != "null":
+    for _ in range(3):
         got = sf.client.get(f"/jobs/query/{job['id']}/results", params={"maxRecords": "2", "locator": locator})
         found += rows(got)
         sizes.append(got.headers["sforce-numberofrecords"])
         locator = got.headers["sforce-locator"]
-    assert sizes == ["2", "2", "1"]
+    assert (sizes, locator) == (["2", "2", "1"], "null")
     assert [r["LastName"] for r in found] == [f"N{n}" for n in range(5)]
     assert (found[0]["Account.Name"], found[0]["DoNotCall"], found[0]["Email"]) == ("Acme", "false", "")
     assert found[0]["SystemModstamp"].endswith(".000Z")

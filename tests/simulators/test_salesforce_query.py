@@ -74,6 +74,11 @@ def sf() -> Iterator[Org]:
         ),
         ("SystemModstamp < 2000-01-01T00:00:00Z", []),
         ("CALENDAR_YEAR(Birthdate) = 1985", ["brandt"]),
+        ("SystemModstamp >= 2999-01-01T00:00:00Z OR LastName = 'Conti'", ["Conti"]),
+        (
+            "SystemModstamp >= 2999-01-01T00:00:00Z OR SystemModstamp >= 2000-01-01T00:00:00Z",
+            ["Adler", "brandt", "Conti", "O'Neil"],
+        ),
     ],
 )
 def test_conditions_find(sf: Org, where: str, found: list[str]) -> None:
