@@ -49,8 +49,8 @@ for 24 hours (410 afterwards), the batch itself for 7 days, idempotency keys for
 **Status codes of one record.** 422: wrong in itself, correct it. 409: conflicts with what stands in the shop (a number that is taken, a
 reference to nothing, a delete that is refused). 412: the version is another. 423 and 5xx: send it again.
 
-**Values.** Text is trimmed; text of blanks is null. Amounts are decimals as strings and come back with two places, e-mail addresses in small
-letters. Text that is too long is refused, but cut without a word for products (their `sku` excepted) and for `erp_import_error`. Countries are ISO 3166-1 alpha-3.
+**Values.** Text is trimmed; text of blanks is null. Amounts are decimals as strings and come back with two places, e-mail addresses of
+ASCII in small letters. Text that is too long is refused, but cut without a word for products (their `sku` excepted) and for `erp_import_error`. Countries are ISO 3166-1 alpha-3.
 
 **Deletes.** Customers and products are disabled (`status` 0) and answer with the record; prices are really deleted (204); orders, invoices and payments refuse (409).
 What a user of the shop removed for good stands in `/deletions` for 30 days.

@@ -19,7 +19,7 @@ from simulators.shop.problems import Problem
 from simulators.shop.resources import Resource
 from simulators.shop.store import Store
 from simulators.shop.tables import Row, Table
-from simulators.shop.values import HIGHEST, Wrong, milliseconds, stamp
+from simulators.shop.values import HIGHEST, Wrong, lowered, milliseconds, stamp
 
 MOST = 250
 USUAL = 100
@@ -157,7 +157,7 @@ def _filter(resource: Resource, name: str, value: str) -> str:
         raise _bad(name, f"{name} is one of {', '.join(known.one_of)}.")
     if not value.strip() or len(value) > LONGEST:
         raise _bad(name, f"{name} has between 1 and {LONGEST} characters here.")
-    return value.strip().lower() if known.kind == "email" else value.strip()
+    return lowered(value.strip()) if known.kind == "email" else value.strip()
 
 
 def _several(name: str, value: str) -> list[str]:

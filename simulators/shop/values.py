@@ -43,7 +43,7 @@ class Wrong:
 def stamp(ms: int) -> str:
     """Return milliseconds since 1970 as the shop spells a time: UTC with three decimals."""
     seconds, rest = divmod(ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03d}Z"  # strftime pads no years
 
 
 def milliseconds(text: str) -> int:
@@ -136,7 +136,7 @@ def _text(field: Field, value: str, name: str) -> str:
         case "email":
             if _EMAIL.fullmatch(value) is None:
                 raise _Bad(Wrong("bad_email", name, f"{name} is no e-mail address."))
-            return value.lower()
+            return lowered(value)
         case "country":
             if value not in COUNTRIES:
                 raise _Bad(
@@ -192,6 +192,11 @@ def _lines(value: Any, name: str) -> list[dict[str, Any]]:
     if wrong:
         raise _Bad(*wrong)
     return done
+
+
+def lowered(email: str) -> str:
+    """Return an e-mail address as the shop spells it; other alphabets than ASCII may grow when they are lowered, and stay."""
+    return email.lower() if email.isascii() else email
 
 
 def money(value: Decimal) -> str:

@@ -119,6 +119,11 @@ def test_a_wrong_value_is_named_with_code_and_field(shop: Shop, kind: str, recor
     assert shop.ids(kind) == []
 
 
+def test_a_time_long_ago_keeps_its_four_digits(shop: Shop) -> None:
+    record = shop.write("POST", "orders", order(order_date="0044-03-15T11:00:00+01:00"))[0]["record"]
+    assert record["order_date"] == "0044-03-15T10:00:00.000Z"
+
+
 def test_an_order_gets_its_number_and_its_sums_from_the_shop(shop: Shop) -> None:
     record = shop.write("POST", "orders", order(shipping_amount="5", tax_amount="1.1"))[0]["record"]
     assert record["order_number"].startswith("W")
