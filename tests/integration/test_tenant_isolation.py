@@ -212,3 +212,23 @@ def test_writes_that_are_held_are_not_passed_by_the_group_and_come_again_after_a
     hub.start("sink.portal")
     hub.until(lambda: set(rows(world, NORTH).values()) == {("edited", None)}, "the edits in the north")
     assert hub.alerts() == []
+
+
+def test_s28_where_there_is_one_tenant_the_offsets_stay_and_one_alert_says_why(make: Make, world: World) -> None:
+    hub = make()
+    world.systems[NORTH].create({"email": "a@x", "name": "Ada"})
+    hub.until(lambda: "a@x" in rows(world, CRM), "the first sync")
+    world.trouble[CRM] = Revoked("the token is refused", hint="sign in again")
+    asked = world.asked.count(CRM)
+    world.systems[NORTH].update(key(world, NORTH, "a@x"), {"name": "Eve"})
+    hub.until(lambda: hub.alerts() != [] and world.asked.count(CRM) > asked + 5, "the outage")
+    del world.trouble[CRM]
+    hub.until(lambda: rows(world, CRM)["a@x"][0] == "Eve", "the edit in the CRM")
+    hub.until(lambda: ("credentials_revoked", "info", "crm") in hub.alerts(), "the end of the outage")
+    assert [a for a in hub.alerts() if a[0] == "credentials_revoked"] == [
+        ("credentials_revoked", "critical", "crm"),
+        ("credentials_revoked", "info", "crm"),
+    ]
+    kinds = [i["kind"] for r in hub.decoded(hub.topics.journal(ENTITY)) if "items" in r for i in r["items"]]
+    assert set(kinds) == {None}, "nothing was answered that was not written"
+    assert hub.dead() == 0

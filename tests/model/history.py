@@ -393,15 +393,24 @@ class TenantHistory(History):
 
     NAMES = ("alpha", "beta/north", "beta/south", "gamma")
 
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        if self.r.random() < 0.7:
+            self.turn()
+
     def step(self) -> None:
         """Take one random step; now and then a tenant goes down, or comes back."""
         if self.r.random() < 0.04:
-            s = self.r.choice([s for s in self.world.systems.values() if s.system != s.name])
-            kind = self.r.choice([TENANT_WAITS, TENANT_OFF])
-            s.refuse = None if s.refuse is not None else lambda _write, _values: kind
-            self.trace.append(f"{s.name} {'takes writes' if s.refuse is None else kind}")
+            self.turn()
         else:
             super().step()
+
+    def turn(self) -> None:
+        """Let a tenant take no more writes, or take them again."""
+        s = self.r.choice([s for s in self.world.systems.values() if s.system != s.name])
+        kind = self.r.choice([TENANT_WAITS, TENANT_OFF])
+        s.refuse = None if s.refuse is not None else lambda _write, _values: kind
+        self.trace.append(f"{s.name} {'takes writes' if s.refuse is None else kind}")
 
     def finish(self) -> None:
         """Let all tenants take writes before the end."""
