@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import multiprocessing
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from tests.access import SECRETS, make_config
 from tests.fix_installation import wait
 from tidelock.central import Central
 from tidelock.config import Config
+from tidelock.embedded import Stack
 from tidelock.errors import Fatal, Retry
 from tidelock.supervisor import Supervisor
 from tidelock.tenants import Tenants, with_tenants
@@ -64,6 +66,16 @@ def test_many_that_come_first_at_once_make_the_schema_once(config: Config) -> No
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(first, many)) == [1] * 8
+
+
+def test_the_embedded_servers_database_is_made_once(stack: Stack) -> None:
+    name = f"once_{secrets.token_hex(4)}"
+    try:
+        assert stack.postgres.ensure_database(name) == stack.postgres.ensure_database(name)
+        with psycopg.connect(stack.postgres.dsn(name)) as db:
+            assert db.info.dbname == name
+    finally:
+        stack.postgres.drop_database(name)
 
 
 def test_a_connection_that_broke_is_a_retry_and_the_next_one_is_new(central: Central, config: Config) -> None:

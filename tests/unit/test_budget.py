@@ -39,6 +39,13 @@ def test_no_window_sees_more_calls_than_the_rate_allows(
         assert used[i + calls] - used[i] > window_s - 1e-9
 
 
+def test_permits_that_are_used_at_the_end_of_their_life_still_count() -> None:
+    spec, state = LimitSpec(rate=(10, 10.0)), Budget()
+    assert decide(state, spec, Ask("a", cost=10), NOON).permits == 10  # used at NOON + 1, all of them
+    assert decide(state, spec, Ask("b", cost=1), NOON + 10.9).permits == 0
+    assert decide(state, spec, Ask("b", cost=1), NOON + 11.1).permits > 0
+
+
 def test_the_rate_is_nearly_used_up() -> None:
     spec, state, now, got = LimitSpec(rate=(100, 10.0)), Budget(), NOON, 0
     while now < NOON + 100:
