@@ -128,7 +128,7 @@ def _told(clients: KafkaClients, topics: Topics, began: float, events: int) -> d
         if key.startswith("capture/shop/"):
             tenant, seq = key.split("/")[2], int(value["state"].get("seq", 0))
             asked = due.get((tenant, seq - 1))
-            if asked:  # the first one of all was due since 1970
+            if asked is not None and asked > began:  # the first one of all was due since 1970
                 late.append(at - asked)
             polls[tenant] = polls.get(tenant, 0) + 1
         elif key.startswith("load/shop/t000/"):

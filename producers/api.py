@@ -51,9 +51,7 @@ class ApiProducer:
         self._signals: Signals | None = None
         self._board: Board | None = None
         self._looked = 0.0
-        self._errands = Errands(
-            context, system, self.publisher, self.source, self.schedules, polls="poll" in self.kinds
-        )
+        self._errands = Errands(context, system, self.publisher, self.source, self.schedules, polls=self.polls)
         hands = {
             "increments": int(self.spec.options.get("parallel_jobs", _HANDS["increments"])),
             "loads": int(self.spec.options.get("parallel_jobs_of_loads", _HANDS["loads"])),
@@ -66,6 +64,11 @@ class ApiProducer:
         self._errands.carry_out(job)
 
     # ------------------------------------------------------------------------------------------------ the contract
+
+    @property
+    def polls(self) -> bool:
+        """Return whether polling finds again what a webhook named."""
+        return "poll" in self.kinds
 
     def setup(self) -> None:
         """Check the schedules. Raises Fatal. What a vendor has to say comes with the first job of each tenant."""

@@ -76,12 +76,16 @@ class ApiSink:
                 hint="writes to it are waiting: add it again, or delete its topic of writes",
             )
         target, columns = self._tools(tenant, entity, table)
-        work = _Batch(target, table, columns, captured=self._captured)
+        work = _Batch(target, table, columns, looks=self.looks(target))
         for op, carry_out in (("create", work.create), ("update", work.update), ("delete", work.delete)):
             todo = [(i, w) for i, w in enumerate(batch) if w.op == op]
             if todo:
                 carry_out(todo)
         return [work.found[i] for i in range(len(batch))]
+
+    def looks(self, target: Target) -> bool:  # noqa: ARG002 - some targets cannot read
+        """Return whether bases are looked at before a write, and what stands there behind it."""
+        return self._captured
 
     def _tools(self, tenant: Tenant, entity: str, table: TableSpec) -> tuple[Target, dict[str, ApiColumn]]:
         stamp = (tenant.url, dict(tenant.options), dict(tenant.credentials))
@@ -106,9 +110,9 @@ Todo = list[tuple[int, Write]]
 class _Batch:
     """One call of `ApiSink.write`; ``found`` holds the receipts by place in the batch."""
 
-    def __init__(self, target: Target, table: TableSpec, columns: dict[str, ApiColumn], *, captured: bool) -> None:
+    def __init__(self, target: Target, table: TableSpec, columns: dict[str, ApiColumn], *, looks: bool) -> None:
         self._target, self._table, self._columns = target, table, columns
-        self._captured = captured
+        self._looks = looks
         self.found: dict[int, Receipt] = {}
 
     # ------------------------------------------------------------------------------------------------ creates
@@ -165,7 +169,7 @@ class _Batch:
     def _update_once(self, todo: Todo) -> Todo:
         """Carry out updates; return those whose records changed between the look and the write."""
         seen: dict[str, Record] = {}
-        if self._captured:
+        if self._looks:
             seen = self._target.read(self._table, [str(w.native_key) for _, w in todo], _names(todo))
         items: list[tuple[int, Write, Edit]] = []
         sent: list[tuple[int, Write, dict[str, bytes]]] = []
@@ -173,7 +177,7 @@ class _Batch:
         for i, w in todo:
             key = str(w.native_key)
             record = seen.get(key)
-            if self._captured and (record is None or record.deleted):
+            if self._looks and (record is None or record.deleted):
                 self.found[i] = Receipt(w.canonical_id, w.version, MISSING, w.native_key)
                 continue
             wanted = {name: value for name, (value, _) in w.columns.items()}
@@ -247,7 +251,7 @@ class _Batch:
                 self.found[i] = Receipt(w.canonical_id, w.version, MISSING, w.native_key)
             else:
                 done.append((i, w, values, str(result.key or w.native_key), result))
-        unread = [key for _, _, _, key, result in done if result.record is None] if self._captured else []
+        unread = [key for _, _, _, key, result in done if result.record is None] if self._looks else []
         names = tuple(dict.fromkeys(n for _, _, values, _, _ in done for n in values))
         back = self._target.read(self._table, unread, names) if unread else {}
         for i, w, values, key, result in done:

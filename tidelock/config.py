@@ -304,6 +304,22 @@ class CentralSpec(Model):
     )
 
 
+class HooksSpec(Model):
+    """Where webhooks of all systems are taken: `POST /hooks/<system>` or `/hooks/<system>/<tenant>`. Put a proxy with TLS before it."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; `0.0.0.0` is every address of this machine")
+    port: int = Field(8485, ge=0, le=65_535, description="port to listen on; 0 is a free one")
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]+",
+        description="the address that senders call, without `/hooks/…`: some signatures cover it",
+    )
+    max_body_bytes: int = Field(1_048_576, gt=0, description="larger calls are answered 413")
+    patience_s: float = Field(
+        4.0, gt=0, description="a call that Kafka has not acknowledged by then is answered 503, and is sent again"
+    )
+
+
 class Config(Model):
     """One installation."""
 
@@ -317,6 +333,7 @@ class Config(Model):
     registry: RegistrySpec = RegistrySpec()
     tracing: TracingSpec = TracingSpec()
     central: CentralSpec = CentralSpec()
+    hooks: HooksSpec | None = None
     systems: dict[Name, SystemSpec] = Field(min_length=1)
     entities: dict[Name, EntitySpec] = Field(min_length=1)
     flows: tuple[FlowSpec, ...] = Field(min_length=1)

@@ -49,6 +49,8 @@ def roles(config: Config) -> list[str]:
             out.append(f"sink.{name}")
         if system.capture != "none":
             out.append(f"capture.{name}")
+    if config.hooks is not None:
+        out.append("hooks")
     return out
 
 
