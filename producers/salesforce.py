@@ -13,7 +13,7 @@ from producers.salesforce_windows import windows
 from producers.schedule import Schedule
 from producers.source import Cursor, Page, Task
 from tidelock.apis.records import ApiColumn, Record
-from tidelock.apis.salesforce import Salesforce, iso, stamp_of
+from tidelock.apis.salesforce import SETTLED_S, Salesforce, iso, stamp_of
 from tidelock.apis.salesforce_bulk import begin_query, query_page, query_state
 from tidelock.apis.salesforce_columns import Described
 from tidelock.config import TableSpec
@@ -63,8 +63,6 @@ class SalesforceSource:
             yield from self._overlap(task, cursor or {})
         elif cursor is None:
             yield Page([], {"at": self._org.time() - self._late_s}, last=True)
-        elif cursor.get("whole"):
-            yield from self._whole(task, cursor.get("replay"))
         elif self._mode == "query":
             yield from self._query(task, cursor)
         elif self._mode == "events":
@@ -82,7 +80,7 @@ class SalesforceSource:
     def _query(self, task: Task, cursor: Cursor) -> Iterator[Page]:
         """Read by (time, id) what is over, and again what is so young that something may have become visible late."""
         org, thing = self._org, self._org.describe(task.table.table)
-        until, at, scan = org.time() - 2, int(cursor["at"]), cursor.get("scan")
+        until, at, scan = org.time() - SETTLED_S, int(cursor["at"]), cursor.get("scan")
         told = self._told.setdefault(task.entity, Told())
         since = (int(scan[0]), str(scan[1])) if scan else (at - self._late_s, "")
         for rows, place in by_time(org, task, since, until):
@@ -93,13 +91,12 @@ class SalesforceSource:
         yield Page([], {"at": max(at, until)}, last=True)
 
     def _overlap(self, task: Task, cursor: Cursor) -> Iterator[Page]:
-        """Read back by (time, id), whichever way changes are read otherwise."""
-        org, thing, scan = self._org, self._org.describe(task.table.table), cursor.get("scan")
-        until = int(cursor["until"]) if scan else org.time() - 2
-        back = int(cursor.get("at", until) - task.table.overlap_s)
-        since = (int(scan[0]), str(scan[1])) if scan else (back, "")
+        """Read back by (time, id) from where polling stands, whichever way changes are read otherwise."""
+        org, thing, back = self._org, self._org.describe(task.table.table), cursor.get("back")
+        until = int(cursor["until"]) if back else org.time() - SETTLED_S
+        since = (int(back[0]), str(back[1])) if back else (int(cursor.get("at", until) - task.table.overlap_s), "")
         for rows, place in by_time(org, task, since, until):
-            yield Page(records(org, thing, rows), {"scan": list(place), "until": until})
+            yield Page(records(org, thing, rows), {"back": list(place), "until": until})
         yield Page([], {"at": until}, last=True)
 
     # ------------------------------------------------------------------------------------------------ everything
@@ -108,13 +105,11 @@ class SalesforceSource:
         """Read every record; the capture takes what it does not meet for deleted. Broken off, it begins anew."""
         org, thing = self._org, self._org.describe(task.table.table)
         began = org.time()
-        again: Cursor = {"whole": True, "at": began, "replay": replay}
-        for rows, _ in by_id(org, thing, org.selected(thing, task.names), ()):
-            over = org.settled() if rows else 0
-            old = [r for r in rows if stamp_of(r, thing) <= min(over, began)]
-            young = [r["Id"] for r in rows if stamp_of(r, thing) > min(over, began)]
-            yield Page(records(org, thing, old), again, read=len(rows), met=young, whole=True)
-        yield Page([], {"at": began - self._late_s, "replay": replay}, whole=True, last=True)
+        then: Cursor = {"at": began - self._late_s, "replay": replay}
+        for rows, last in by_id(org, thing, org.selected(thing, task.names), ()):
+            old = [r for r in rows if stamp_of(r, thing) <= began - SETTLED_S]
+            young = [r["Id"] for r in rows if stamp_of(r, thing) > began - SETTLED_S]  # polling goes on before them
+            yield Page(records(org, thing, old), then, read=len(rows), met=young, whole=True, last=last)
 
     def _keys(self, task: Task) -> Iterator[Page]:
         """Read the keys of every record, for what was deleted past the Recycle Bin."""
@@ -157,7 +152,7 @@ class SalesforceSource:
             yield from self._bulk(task, part)
             return
         org, thing = self._org, self._org.describe(task.table.table)
-        conditions = _conditions(part, thing, org.time() - 2)
+        conditions = _conditions(part, thing, org.time() - SETTLED_S)
         for rows, last in by_id(org, thing, org.selected(thing, task.names), conditions, part.get("after")):
             after = rows[-1]["Id"] if rows else part.get("after")
             yield Page(records(org, thing, rows), {**part, "after": after}, last=last)
@@ -169,7 +164,7 @@ class SalesforceSource:
             job = part["bulk"]
             state = query_state(org, job) if job else None
             if job is None or state is None:
-                where = " AND ".join(_conditions(part, thing, org.time() - 2))
+                where = " AND ".join(_conditions(part, thing, org.time() - SETTLED_S))
                 fields = ", ".join(org.selected(thing, task.names))
                 part |= {"bulk": begin_query(org, f"SELECT {fields} FROM {thing.name} WHERE {where}"), "locator": None}
                 yield Page([], dict(part))

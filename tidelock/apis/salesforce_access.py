@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from tidelock.apis.connecting import SignIn
 from tidelock.auth import ClientCredentials, Grant, JwtBearer, RefreshToken, Token
 from tidelock.errors import Fatal
 from tidelock.tenants import Tenant
@@ -63,3 +64,12 @@ def instance_url(tenant: Tenant, token: Token) -> str:
 def user_of(token: Token) -> str | None:
     """Return whom a token belongs to, by the address of its identity."""
     return str(token.extra.get("id") or "").rpartition("/")[2] or None
+
+
+SIGN_IN = SignIn(
+    authorise_url,
+    token_url,
+    scopes=("api", "refresh_token"),
+    parameters={"prompt": "login consent"},
+)
+"""How a person connects an org (`tidelock tenants connect`): an entry point of the group ``tidelock.apis``."""
