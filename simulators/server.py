@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import json
 import re
 import signal
@@ -59,6 +60,8 @@ class Watch:
         async def counting_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 call.status = message["status"]
+                date = email.utils.formatdate(simulator.clock.now(), usegmt=True).encode()
+                message = {**message, "headers": [(b"date", date), *message.get("headers", ())]}
             call.sent_bytes += len(message.get("body", b""))
             await send(message)
 
@@ -145,6 +148,7 @@ class Serving:
                 timeout_keep_alive=120,
                 timeout_graceful_shutdown=1,
                 server_header=False,
+                date_header=False,  # `Watch` tells the simulator's own time
             )
             config.load()
             config.ssl = tls

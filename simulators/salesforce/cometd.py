@@ -168,7 +168,7 @@ class Cometd:
             try:
                 if not listener.waiting:
                     listener.more.clear()
-                    await asyncio.wait_for(listener.more.wait(), self._poll_s)
+                    await asyncio.wait_for(listener.more.wait(), self._patience_s(message))
             except TimeoutError:
                 pass
             finally:
@@ -185,6 +185,11 @@ class Cometd:
             if channel in listener.channels:
                 out.append({"data": event.data(), "channel": channel})
         return [*out, reply]
+
+    def _patience_s(self, message: Message) -> float:
+        """Return how long a connect waits: as long as the server likes, or less if the client's advice says so."""
+        wished = (message.get("advice") or {}).get("timeout")
+        return min(self._poll_s, float(wished) / 1000) if isinstance(wished, int | float) else self._poll_s
 
     def _subscribe(self, message: Message, listener: Listener) -> Message:
         wanted = message.get("subscription")
