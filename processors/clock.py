@@ -16,12 +16,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import stamina
 from confluent_kafka import KafkaException, Message, TopicPartition
 
 from processors.overdue import Overdue
 from processors.troubles import Place, Troubles, spread
 from tidelock.context import Context
 from tidelock.envelopes import Entry
+from tidelock.errors import Retry
 from tidelock.kafka import Batches, close, flush, translate
 
 _LOOK_S = 5.0
@@ -36,11 +38,8 @@ class ClockWorker:
         self._context = context
         self._signals = context.topics.ops("signals")
         self._consumer = context.kafka.consumer(context.name, f"{context.config.prefix}clock", queued_min_messages=1000)
-        try:
-            low, self._end = self._consumer.get_watermark_offsets(TopicPartition(self._signals, 0), timeout=30.0)
-            self._consumer.assign([TopicPartition(self._signals, 0, 0)])
-        except KafkaException as error:
-            raise translate(error, f"reading {self._signals}") from error
+        low, self._end = self._stands()
+        self._consumer.assign([TopicPartition(self._signals, 0, 0)])
         self._batches = Batches(self._consumer)
         self._producer = context.kafka.producer(context.name)
         self._header = context.codec.header("entry")
@@ -51,6 +50,18 @@ class ClockWorker:
         self._looked = time.time()
         self._heard: float | None = None
         self._ready = self._end <= low
+
+    def _stands(self) -> tuple[int, int]:
+        """Return where the topic begins and ends."""
+        # A topic that was made a moment ago may have no leader yet.
+        for attempt in stamina.retry_context(on=Retry, attempts=8, timeout=30.0, wait_initial=0.1, wait_max=2.0):
+            with attempt:
+                try:
+                    low, high = self._consumer.get_watermark_offsets(TopicPartition(self._signals, 0), timeout=30.0)
+                    return int(low), int(high)
+                except KafkaException as error:
+                    raise translate(error, f"reading {self._signals}") from error
+        raise AssertionError("the last attempt raises or returns")
 
     def step(self, wait_s: float) -> int:
         """Take new timers and fire those that are due."""
