@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tidelock.envelopes import REJECTED, TENANT_OFF, TENANT_WAITS, Receipt, Write
-from tidelock.errors import Fatal, Lost, Retry, Revoked
+from tidelock.errors import Fatal, Lost, Retry, Revoked, SwitchedOff
 
 WAITS, REVOKED, BUSY, OFF = "waits", "revoked", "busy", "off"
 HOLD_S = 5.0
@@ -52,13 +52,14 @@ class Circuit:
             if isinstance(error, Lost):  # it may have happened: what looks for it must have a chance to find it
                 pause_s = max(pause_s, _HELD_MOST_S)
             self._failures += 1
-            if not isinstance(error, Revoked | Fatal) and now + pause_s <= self._since + self._hold_s:
+            if not isinstance(error, Revoked | SwitchedOff | Fatal) and now + pause_s <= self._since + self._hold_s:
                 self.until = now + pause_s
                 return False
             self._failures = 0
         self.until = now + max(asked_s, min(_OPEN_MOST_S, _OPEN_S * 2.0**self._failures))
         self._failures += 1
-        self.trouble = Trouble(REVOKED if isinstance(error, Revoked) else WAITS, error.message, error.hint or "")
+        state = REVOKED if isinstance(error, Revoked) else OFF if isinstance(error, SwitchedOff) else WAITS
+        self.trouble = Trouble(state, error.message, error.hint or "")
         return True
 
     def opened(self, trouble: Trouble, until: float) -> None:

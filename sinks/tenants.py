@@ -46,7 +46,7 @@ class Tenants:
             if not its.enabled:
                 way = f"set systems.{self._system}.tenants.{tenant}.enabled to true"
                 lane.off = Trouble(OFF, "it is switched off", way)
-            elif record is not None and record["state"] in (WAITS, REVOKED):
+            elif record is not None and record["state"] in (WAITS, REVOKED, OFF):
                 left_s = min(60.0, max(0.0, float(record["again_at"]) - wall))
                 trouble = Trouble(record["state"], record["message"], record["hint"])
                 lane.circuit.opened(trouble, now + left_s)
@@ -69,7 +69,7 @@ class Tenants:
                 log.info("the tenant takes writes again", action="tenant_recovered", system=self._system, tenant=tenant)
                 self._alert(tenant, before["state"], "info", "takes writes again", "nothing to do")
             return
-        began = before is None or before["state"] == BUSY
+        began = before is None or before["state"] in (BUSY, OFF)
         record = self._told[tenant] = {
             "kind": "tenant",
             "system": self._system,

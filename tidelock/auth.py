@@ -21,7 +21,7 @@ import httpx
 import msgspec
 
 from tidelock.central import Connection
-from tidelock.errors import Retry, Revoked
+from tidelock.errors import Retry, Revoked, SwitchedOff
 from tidelock.grants import ClientCredentials, Grant, JwtBearer, RefreshToken, Static, Token, ask, need, token_of
 from tidelock.tenants import Tenant, Tenants
 from tidelock.tls import trust
@@ -135,7 +135,7 @@ class Tokens:
             since = f" since {tenant.since:%Y-%m-%d %H:%M} UTC" if tenant.since else ""
             raise Revoked(f"{tenant.path} is revoked{since}: {tenant.reason}", hint=again)
         if tenant.state == "off":
-            raise Retry(
+            raise SwitchedOff(
                 f"{tenant.path} is switched off{f': {tenant.reason}' if tenant.reason else ''}",
                 hint=f"`tidelock tenants enable {tenant.system} {tenant.name}` switches it on",
             )

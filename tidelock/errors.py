@@ -3,7 +3,8 @@
     TidelockError
     ├── Retry    the world may be different in a moment: wait, keep the offset, try again
     │   ├── Lost     what was asked for may have happened or not: never repeated in place
-    │   └── Revoked  a tenant's credentials are no longer good: this tenant waits for a person, the others go on
+    │   ├── Revoked  a tenant's credentials are no longer good: this tenant waits for a person, the others go on
+    │   └── SwitchedOff  a person has switched a tenant off: it is meant to wait
     ├── Reject   this record (or field) is bad: dead-letter or park it, go on with the others
     └── Fatal    the task or the destination is bad: stop, keep the offset, never dead-letter
 
@@ -39,6 +40,10 @@ class Lost(Retry):
 
 class Revoked(Retry):
     """A tenant's credentials are no longer good; only a person can mend it, and every other tenant goes on."""
+
+
+class SwitchedOff(Retry):
+    """A person has switched this tenant off while everything runs; it is meant to wait, and nobody need be told."""
 
 
 class Reject(TidelockError):

@@ -15,7 +15,7 @@ from sinks import circuits
 from tests.tenants import ENTITY, Hub, World, config_of, connect
 from tidelock.embedded import Stack
 from tidelock.envelopes import TENANT_OFF, TENANT_WAITS
-from tidelock.errors import Fatal, Retry, Revoked
+from tidelock.errors import Fatal, Retry, Revoked, SwitchedOff
 
 pytestmark = pytest.mark.stack
 
@@ -123,6 +123,22 @@ def test_s28_revoked_credentials_are_told_once_and_survive_a_restart(make: Make,
     del world.trouble[NORTH]
     hub.until(lambda: rows(world, NORTH) == rows(world, SOUTH), "the recovery")
     assert hub.alerts()[1:] == [("credentials_revoked", "info", NORTH)]
+
+
+def test_a_tenant_that_is_switched_off_while_all_runs_waits_without_an_alert(make: Make, world: World) -> None:
+    hub = make()
+    world.systems[CRM].create({"email": "a@x", "name": "Ada"})
+    hub.until(lambda: "a@x" in rows(world, NORTH), "the first sync")
+    world.trouble[NORTH] = SwitchedOff("portal/north is switched off: moving house")
+    world.systems[CRM].update(key(world, CRM, "a@x"), {"name": "Eve"})
+    hub.until(lambda: f"tenant/{NORTH}" in hub.standing(), "the record")
+    assert json.loads(hub.standing()[f"tenant/{NORTH}"])["state"] == "off"
+    hub.stop("sink.portal")
+    hub.start("sink.portal")
+    del world.trouble[NORTH]
+    hub.until(lambda: rows(world, NORTH)["a@x"][0] == "Eve", "the edit in the north")
+    hub.until(lambda: hub.standing() == {}, "the end of the record")
+    assert hub.alerts() == []
 
 
 def test_what_only_a_person_can_mend_in_one_tenant_stops_no_worker(make: Make, world: World) -> None:

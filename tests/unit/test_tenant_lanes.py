@@ -19,7 +19,7 @@ from sinks.plan import Item, Planner
 from tests.patience import DEADLINE_S
 from tests.sinking import config_of, encoded, write
 from tidelock.envelopes import APPLIED, REJECTED, TENANT_OFF, TENANT_WAITS, Receipt, Write
-from tidelock.errors import Fatal, Lost, Reject, Retry, Revoked
+from tidelock.errors import Fatal, Lost, Reject, Retry, Revoked, SwitchedOff
 from tidelock.topics import Topics
 
 # ------------------------------------------------------------------------------------------------------- circuits
@@ -75,6 +75,7 @@ def test_a_tenant_that_asks_for_a_longer_rest_than_the_hold_gets_it_at_once() ->
     [
         (Revoked("token refused", hint="sign in again"), REVOKED, TENANT_OFF),
         (Fatal("no right", hint="grant it"), WAITS, TENANT_WAITS),
+        (SwitchedOff("moving house", hint="enable it"), OFF, TENANT_OFF),
     ],
 )
 def test_what_only_a_person_can_mend_is_not_held(error: Any, state: str, kind: str) -> None:
