@@ -41,6 +41,7 @@ class Line:
     """The last event that this line has handed out."""
     scanned: bool = False
     """Whether what came before the line was opened has been read by its time."""
+    _waiting: list[Message] = field(default_factory=list)
     _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def open(self, replay: int | None) -> None:
@@ -81,27 +82,24 @@ class Line:
             if str(reply.get("error", "")).startswith("400") and replay is not None:
                 raise Forgotten
             raise self._refused(reply)
-        self._send([{"channel": "/meta/connect", "clientId": client, "connectionType": "long-polling", **_timeout(0)}])
         self.client, self.at = client, replay
+        self._waiting = self._connect(0.0)  # the first connect does not wait, but brings what has come since
 
     def events(self) -> list[Message]:
         """Return events that have come, after waiting for some. A line that broke comes back empty and is opened anew."""
-        replies = self._send(
-            [
-                {
-                    "channel": "/meta/connect",
-                    "clientId": self.client,
-                    "connectionType": "long-polling",
-                    **_timeout(self.wait_s),
-                }
-            ]
-        )
-        found = [m["data"] for m in replies if m.get("channel") == self.channel and "data" in m]
-        if any(m.get("channel") == "/meta/connect" and not m.get("successful") for m in replies):
-            self.client = None
+        found, self._waiting = self._waiting, []
+        if not found and self.client is not None:
+            found = self._connect(self.wait_s)
         if found:
             self.at = int(found[-1]["event"]["replayId"])
         return found
+
+    def _connect(self, wait_s: float) -> list[Message]:
+        message = {"channel": "/meta/connect", "clientId": self.client, "connectionType": "long-polling"}
+        replies = self._send([{**message, "advice": {"timeout": int(wait_s * 1000)}}])
+        if any(m.get("channel") == "/meta/connect" and not m.get("successful") for m in replies):
+            self.client = None
+        return [m["data"] for m in replies if m.get("channel") == self.channel and "data" in m]
 
     def close(self) -> None:
         """Forget the client; the org forgets it by itself."""
@@ -131,10 +129,6 @@ class Line:
         return Retry(
             f"{self.org.tenant.path}: subscribing to {self.channel} failed: {error}", hint="tried again by itself"
         )
-
-
-def _timeout(wait_s: float) -> dict[str, Any]:
-    return {"advice": {"timeout": int(wait_s * 1000)}}
 
 
 def _said(reply: Message) -> str:
