@@ -215,7 +215,7 @@ def test_people_work_and_keep_a_diary(dsns: dict[str, str]) -> None:
     assert text("phone", row[0]) == last.value
 
 
-CREDENTIALS = dict.fromkeys(("api_key", "tenant", "client_id", "client_secret", "token_path"), "k")
+CREDENTIALS = dict.fromkeys(("api_key", "tenant", "client_id", "client_secret", "token_path", "refresh_token"), "k")
 
 
 def test_the_template_is_a_valid_configuration(tmp_path: Path) -> None:

@@ -54,6 +54,13 @@ KINDS: dict[str, Kind] = {
         key="contactid",
         gone=lambda row: bool(row.get("@deleted")),
     ),
+    "salesforce": Kind(
+        "Contact",
+        _named("Email", "FirstName", "LastName", "Phone", "MailingCountry"),
+        _NAME,
+        key="Id",
+        gone=lambda row: bool(row["IsDeleted"]),
+    ),
     "shop": Kind("customers", {**_named(*FIELDS), "status": "status"}, _ALPHA_3),
 }
 
@@ -77,6 +84,8 @@ class Place:
 
 
 PLACES: tuple[Place, ...] = (
+    Place("salesforce/us", "salesforce", range(100), ("org=tide_us",), lambda p: p.country == "USA"),
+    Place("salesforce/world", "salesforce", range(130), ("org=tide_world",), lambda p: p.country != "USA"),
     Place("dynamics", "dynamics", range(60, 170)),
     Place("shop", "shop", range(30, 140), dies=False),
 )

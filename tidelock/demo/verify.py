@@ -41,6 +41,8 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("crm", "contact"): Check((*_CONTACT, "newsletter")),
     ("erp", "contact"): Check(_CONTACT, only=("status", "active"), off=("status", "inactive")),
     ("store", "contact"): Check((*_CONTACT, "newsletter")),
+    ("salesforce/us", "contact"): Check(_PORTAL, only=("country", "USA")),
+    ("salesforce/world", "contact"): Check(_PORTAL, but=("country", "USA")),
     ("dynamics", "contact"): Check(_PORTAL),
     ("shop", "contact"): Check((*_PORTAL, "status"), only=("status", "active"), off=("status", "inactive")),
     ("crm", "order"): Check(_ORDER),

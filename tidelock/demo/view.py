@@ -22,6 +22,7 @@ SYSTEMS = {
     "erp": "trigger queue",
     "legacy": "polled view",
     "directory": "row hashes, cron",
+    "salesforce": "API, two orgs: events, queries",
     "dynamics": "API, delta links",
     "shop": "API, lists and batches",
     "store": "written only",
