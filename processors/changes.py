@@ -237,7 +237,7 @@ class Changes:
             )  # nobody can bring back what is nowhere
             if unseen:
                 outcome = "golden" if survives else "theirs"
-                for f in unseen[:1]:
+                for f in unseen[:1] if survives else unseen:  # every edit that the delete takes with it
                     by = record.provenance(f)
                     assert by is not None
                     self.edits.clash(f, place, by, None, record.values[f], NULL, rule, outcome, cause, out)

@@ -25,6 +25,7 @@ from tidelock.envelopes import (
     TAKEN,
     TENANT_OFF,
     TENANT_WAITS,
+    UNSEEN_EDIT,
     UPDATE_OP,
     Entry,
     Receipt,
@@ -35,7 +36,7 @@ from tidelock.errors import Reject
 
 # What may pass by itself: such a write is tried again after a while; anything else waits for another value or for a person.
 # What waits for a tenant is held by the clock until that takes writes (`processors.troubles`).
-PASSING = frozenset({"missing_parent", "unique", "taken", "foreign_key", "gone", TENANT_WAITS, TENANT_OFF})
+PASSING = frozenset({"missing_parent", "unique", "taken", "foreign_key", "gone", TENANT_WAITS, TENANT_OFF, UNSEEN_EDIT})
 
 
 class Merge(Changes):

@@ -9,6 +9,9 @@ An update reads the records first (batched), writes only columns that still have
 answer if the API tells, else by reading back. Between the look and the write somebody may write too: how wide that window is, each
 connector's page says; where the API can check a version in the write itself (`Target.checks_version`) there is none.
 
+A delete waits while the record holds an edit of somebody else's so fresh that capture may not have told of it yet (`unseen_edit`): where a
+system is read as it stands, and not from a log, the edit would be gone without a trace.
+
 A repeated write is harmless: an update that meets its own value finds its base gone and answers ``refused`` with what stands there, which
 merge takes for agreement; a create finds the record that carries its canonical id.
 """
@@ -16,6 +19,7 @@ merge takes for agreement; a create finds the record that carries its canonical 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +33,7 @@ from tidelock.avro import NULL, VALUE_TAGS, FieldType, decode_slice, from_value
 from tidelock.change import position
 from tidelock.config import TableSpec
 from tidelock.context import Context
-from tidelock.envelopes import APPLIED, MISSING, REJECTED, TAKEN, Receipt, Write
+from tidelock.envelopes import APPLIED, MISSING, REJECTED, TAKEN, UNSEEN_EDIT, Receipt, Write
 from tidelock.errors import Fatal, Reject
 from tidelock.tenants import Tenant
 
@@ -37,6 +41,7 @@ _TEXT = VALUE_TAGS[FieldType.STRING][0]
 _PLAIN = {4: FieldType.INTEGER, 6: FieldType.NUMBER, 8: FieldType.BOOLEAN, 10: FieldType.BYTES}
 _LOOKS = 3  # at a record that others keep changing
 _MOST_TARGETS = 500
+_MOST_EDITS = 20_000
 _AT_ONCE = 8  # tenants
 
 
@@ -55,6 +60,7 @@ class ApiSink:
         self.tenants = context.access.tenants
         self.tenants_at_once = int(self._spec.options.get("tenants_at_once", _AT_ONCE))
         self._lock = threading.Lock()
+        self._edits: dict[tuple[str, str], _Edits] = {}  # by tenant and entity
         self._targets: OrderedDict[str, tuple[Any, Target, dict[str, dict[str, ApiColumn]]]] = OrderedDict()
 
     def setup(self) -> None:
@@ -76,7 +82,9 @@ class ApiSink:
                 hint="writes to it are waiting: add it again, or delete its topic of writes",
             )
         target, columns = self._tools(tenant, entity, table)
-        work = _Batch(target, table, columns, looks=self.looks(target))
+        edits = self._edits.setdefault((tenant.name, entity), _Edits())
+        wait_s = _delete_wait_s(tenant, table)
+        work = _Batch(target, table, columns, edits, looks=self.looks(target), delete_wait_s=wait_s)
         for op, carry_out in (("create", work.create), ("update", work.update), ("delete", work.delete)):
             todo = [(i, w) for i, w in enumerate(batch) if w.op == op]
             if todo:
@@ -107,10 +115,47 @@ class ApiSink:
 Todo = list[tuple[int, Write]]
 
 
+def _delete_wait_s(tenant: Tenant, table: TableSpec) -> float:
+    """Return how long capture may take to tell of an edit: two readings, and what a reading itself holds back; or as the options say."""
+    if "delete_wait_s" in tenant.options:
+        return float(tenant.options["delete_wait_s"])
+    return 86_400.0 if table.schedule is not None else 2 * table.every_s + 5.0
+
+
+class _Edits:
+    """When others were last seen to have edited a record, in µs since 1970: a later write of ours hides it from whoever reads."""
+
+    def __init__(self) -> None:
+        self._at: OrderedDict[str, int] = OrderedDict()
+
+    def note(self, record: Record) -> None:
+        """Take note of a record as it was read."""
+        if not record.ours and not record.deleted:
+            self._at[record.key] = max(record.at, self._at.get(record.key, 0))
+            self._at.move_to_end(record.key)
+            while len(self._at) > _MOST_EDITS:
+                self._at.popitem(last=False)
+
+    def since_s(self, key: str, now: float) -> float:
+        """Return how long ago somebody edited a record, as far as is known."""
+        at = self._at.get(key)
+        return float("inf") if at is None else now - at / 1e6
+
+
 class _Batch:
     """One call of `ApiSink.write`; ``found`` holds the receipts by place in the batch."""
 
-    def __init__(self, target: Target, table: TableSpec, columns: dict[str, ApiColumn], *, looks: bool) -> None:
+    def __init__(
+        self,
+        target: Target,
+        table: TableSpec,
+        columns: dict[str, ApiColumn],
+        edits: _Edits,
+        *,
+        looks: bool,
+        delete_wait_s: float,
+    ) -> None:
+        self._edits, self._delete_wait_s = edits, delete_wait_s
         self._target, self._table, self._columns = target, table, columns
         self._looks = looks
         self.found: dict[int, Receipt] = {}
@@ -171,6 +216,8 @@ class _Batch:
         seen: dict[str, Record] = {}
         if self._looks:
             seen = self._target.read(self._table, [str(w.native_key) for _, w in todo], _names(todo))
+            for held in seen.values():
+                self._edits.note(held)
         items: list[tuple[int, Write, Edit]] = []
         sent: list[tuple[int, Write, dict[str, bytes]]] = []
         refused: dict[int, dict[str, bytes]] = {}
@@ -218,7 +265,11 @@ class _Batch:
     # ------------------------------------------------------------------------------------------------ deletes
 
     def delete(self, todo: Todo) -> None:
-        """Delete; what is gone already is done."""
+        """Delete; what is gone already is done, and what somebody has edited just now waits."""
+        if self._looks and self._delete_wait_s > 0:
+            todo = self._settled(todo)
+            if not todo:
+                return
         results = self._target.delete(self._table, [str(w.native_key) for _, w in todo])
         for (i, w), result in zip(todo, results, strict=True):
             if result.error is not None:
@@ -226,6 +277,23 @@ class _Batch:
             else:
                 where = None if result.version is None else position(*result.version)
                 self.found[i] = Receipt(w.canonical_id, w.version, APPLIED, w.native_key, where)
+
+    def _settled(self, todo: Todo) -> Todo:
+        """Return the deletes of records that hold no fresh edit of somebody else's; answer the others."""
+        for record in self._target.read(self._table, [str(w.native_key) for _, w in todo], ()).values():
+            self._edits.note(record)
+        now, out = time.time(), []
+        for i, w in todo:
+            since_s = self._edits.since_s(str(w.native_key), now)
+            if since_s >= self._delete_wait_s:
+                out.append((i, w))
+                continue
+            text = (
+                f"somebody has edited it {max(0.0, since_s):.0f} s ago, which capture may not have told of yet; it is deleted when that "
+                f"is {self._delete_wait_s:.0f} s ago"
+            )
+            self.found[i] = Receipt(w.canonical_id, w.version, REJECTED, w.native_key, None, (), {}, UNSEEN_EDIT, text)
+        return out
 
     # ------------------------------------------------------------------------------------------------ receipts
 

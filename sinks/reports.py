@@ -13,12 +13,12 @@ from sinks.packs import Fate, audit_bodies, logged, receipts_bodies
 from sinks.plan import Item
 from tidelock.context import Context
 from tidelock.deadletter import dead_letter
-from tidelock.envelopes import OUTCOMES, REJECTED, TENANT_OFF, TENANT_WAITS, Entry
+from tidelock.envelopes import OUTCOMES, REJECTED, TENANT_OFF, TENANT_WAITS, UNSEEN_EDIT, Entry
 from tidelock.errors import Retry, Revoked
 from tidelock.tracing import Headers, Tracing
 
 # What merge parks and tries again by itself when what blocks it has moved: no dead letters.
-WAITING = frozenset({"missing_parent", "foreign_key", TENANT_WAITS, TENANT_OFF})
+WAITING = frozenset({"missing_parent", "foreign_key", TENANT_WAITS, TENANT_OFF, UNSEEN_EDIT})
 IDENTITY = "identity:"  # before the entity in a logged pack: it is the fate of a create, for the identity topic
 
 

@@ -6,6 +6,7 @@ Versions are numbers that grow with every change. Pages are small, so that every
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -33,6 +34,7 @@ class Row:
     version: int
     deleted: bool = False
     ours: bool = False
+    at: int = field(default_factory=lambda: time.time_ns() // 1000)
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Office:
         """Change a record."""
         row = self.rows[key]
         row.values.update(values)
-        row.version, row.ours = next(self._versions), ours
+        row.version, row.ours, row.at = next(self._versions), ours, time.time_ns() // 1000
 
     def delete(self, key: str, *, ours: bool = False) -> None:
         """Delete a record; it is remembered as deleted."""
@@ -82,7 +84,7 @@ class Office:
         row = self.rows.get(key)
         if row is None:
             return Record(key, {}, (next(self._versions), 0), 0, deleted=True)
-        return Record(key, {"id": key, **row.values}, (row.version, 0), row.version * 1000, row.deleted, ours=row.ours)
+        return Record(key, {"id": key, **row.values}, (row.version, 0), row.at, row.deleted, ours=row.ours)
 
     def since(self, version: int) -> list[str]:
         """Return the keys changed behind a version, in order."""

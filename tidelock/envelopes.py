@@ -29,6 +29,8 @@ TENANT_WAITS, TENANT_OFF = (
     "tenant_waits",
     "tenant_off",
 )  # kinds of writes that were not tried: their tenant takes none now
+UNSEEN_EDIT = "unseen_edit"
+"""The kind of receipt of a delete that waits: somebody has edited the record so lately that capture may not have told of it."""
 SEEDED = ("tidelock.mark", b"seeded")  # the header of an end-of-seed mark in cdc, which has no key
 
 

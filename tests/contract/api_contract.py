@@ -17,7 +17,7 @@ from tests.contract.sink_contract import SinkContract, Subject
 from tests.sinking import record
 from tidelock.apis.records import Record
 from tidelock.change import position
-from tidelock.envelopes import APPLIED, REJECTED, Receipt
+from tidelock.envelopes import APPLIED, REJECTED, UNSEEN_EDIT, Receipt
 from tidelock.errors import Retry, Revoked
 
 
@@ -316,6 +316,26 @@ class TargetContract(SinkContract):
         (receipt,) = self.done(sink, [self.write("a", "update", key, 2, name=("A2", "a"))])
         assert receipt.position is not None
         assert position(*before.version) < receipt.position
+
+    def test_a_delete_waits_while_an_edit_may_not_have_been_told_of(
+        self, sink: Sink, subject: ApiSubject, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Rule 2: a record that goes takes an edit with it that nobody has read yet."""
+        monkeypatch.setattr("sinks.api._delete_wait_s", lambda *_: 600.0)
+        a, b = self.created(sink, "a", "b")
+        subject.edit_there(a, name="Last words")
+        subject.settle()
+        batch = [self.write("a", "delete", a, 2), self.write("b", "delete", b, 2)]
+        first, second = self.done(sink, batch)
+        assert (first.outcome, first.kind) == (REJECTED, UNSEEN_EDIT)
+        assert second.outcome == APPLIED or (not self.MARKS_OURS and second.kind == UNSEEN_EDIT)
+        assert subject.rows()[a]["name"] == "Last words"
+        self.done(
+            sink, [self.write("a", "update", a, 3, email=("new@example.com", "a@x.example"))]
+        )  # hides whose edit was last
+        assert self.done(sink, [self.write("a", "delete", a, 4)])[0].kind == UNSEEN_EDIT
+        monkeypatch.setattr("sinks.api._delete_wait_s", lambda *_: 0.0)
+        assert self.done(sink, [self.write("a", "delete", a, 5)])[0].outcome == APPLIED
 
     def test_one_bad_record_holds_up_none_of_the_others(self, sink: Sink, subject: ApiSubject) -> None:
         """S8."""

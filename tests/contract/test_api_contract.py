@@ -36,7 +36,13 @@ def context_of(data: Path, **system: Any) -> Context:
         {
             "data": str(data),
             "systems": {
-                SYSTEM: {"kind": "vendor", "capture": "vendor", "entities": {"contact": TABLE}, **system},
+                SYSTEM: {
+                    "kind": "vendor",
+                    "capture": "vendor",
+                    "options": {"delete_wait_s": 0},
+                    "entities": {"contact": TABLE},
+                    **system,
+                },
                 "crm": {"capture": "replication", "entities": {"contact": {"table": "contact", "map": TABLE["map"]}}},
             },
             "entities": ENTITIES,
