@@ -102,6 +102,12 @@ class Reception:
             while len(self._done) > _REMEMBERED or next(iter(self._done.values())) < self._now() - _FORGET_S:
                 self._done.popitem(last=False)
 
+    def known(self, delivery: tuple[str, str, str] | None) -> bool:
+        """Return whether everything of a delivery is in Kafka already."""
+        with self._lock:
+            at = None if delivery is None else self._done.get(delivery)
+            return at is not None and at >= self._now() - _FORGET_S
+
     def repeated(self, system: str) -> None:
         """Count a delivery that came again while it was being stored."""
         self._context.activity.count("hooks_repeated", system, "")
@@ -134,9 +140,8 @@ class Reception:
             return Answer(503, f"tenant_{off[0].state}", message, _OFF_S)
         number = hook.delivery(call) or number
         delivery = None if number is None else (system, tenant or "", number)
-        with self._lock:
-            if delivery is not None and delivery in self._done:
-                return Answer(200, "repeated")
+        if self.known(delivery):
+            return Answer(200, "repeated")
         notices = self._understood(hook, call)
         jobs = self._jobs(system, tenant, {t.name: t for t in speaks_for}, notices)
         if not jobs:

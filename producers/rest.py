@@ -1,7 +1,7 @@
 """Capture of any paged HTTP API that the configuration describes (`capture: rest`): no code, only where things stand.
 
-Polling asks for what was changed at or after the newest time it has told. What was changed in the last ``settle_s`` seconds waits for the
-next poll: a time of whole seconds may still come to stand for another state. Records at the very edge are remembered, so that they are told
+Polling asks for what was changed at or after the newest time it has told. A time of whole seconds (``settle_s``) that is not over yet
+waits for the next poll: it may still come to stand for another state. Records at the very edge are remembered, so that they are told
 once. A sorted list is read on from its last time, so that a change meanwhile moves nothing out of sight; only records that share one
 time are paged through.
 """
@@ -85,15 +85,18 @@ class RestSource:
         since, told = int(cursor["since"]), set(cursor.get("told", []))
         newest, at_newest = int(cursor.get("newest", since)), set(cursor.get("at_newest", told))
         token, begun = cursor.get("token"), {"begun": True} if cursor.get("begun") else {}
+        held = cursor.get("held")
         while True:
             asked = {"since": since, "token": token}
             records, answer = self._page(task, listing, asked)
-            bound = self._bound(server_now(answer))
+            now = server_now(answer)
             out = []
             for record in records:
                 version = record.version[0]
-                if bound is not None and version > bound:
-                    continue  # its state may still change under this version
+                if self._unsettled(record, now):
+                    held = version if held is None else min(held, version)
+                if held is not None and version >= held:
+                    continue  # the next poll tells it, and what comes behind it
                 if version < since or (version == since and record.key in told):
                     continue
                 out.append(record)
@@ -102,13 +105,28 @@ class RestSource:
                 if version == newest:
                     at_newest.add(record.key)
             token = self._next(listing, asked, records, answer)
-            if token is not None and listing.sorted and records and since < records[-1].version[0] <= newest:
+            more = token is not None or (listing.paging == "none" and listing.sorted and len(records) >= listing.size)
+            if more and listing.sorted and records and since < records[-1].version[0] <= newest:
                 since, told, token = newest, set(at_newest), None
-            if token is None and (not listing.sorted or len(records) < listing.size or not out):
+            elif more and token is None and held is None:
+                raise Fatal(
+                    f"{self._tenant.path}: more {task.table.table} share one time than a page of {listing.size} holds",
+                    hint="describe how pages follow one another: `options.list.paging`",
+                )
+            else:
+                more = token is not None
+            if not more:
+                if held is not None and newest >= held:  # of a list that is not sorted
+                    newest, at_newest = held - 1, set()
                 yield Page(out, {"since": newest, "told": sorted(at_newest), **begun}, len(records), last=True)
                 return
-            state = {"since": since, "told": sorted(told), "newest": newest, "at_newest": sorted(at_newest)}
-            yield Page(out, {**state, "token": token, **begun}, len(records))
+            state: dict[str, Any] = {
+                "since": since,
+                "told": sorted(told),
+                "newest": newest,
+                "at_newest": sorted(at_newest),
+            }
+            yield Page(out, {**state, "token": token, "held": held, **begun}, len(records))
 
     def _keys(self, task: Task, listing: Listing) -> Iterator[Page]:
         for records, _ in self._all(task, listing, {}):
@@ -143,18 +161,20 @@ class RestSource:
                 hint="describe it in `options.read`: docs/connectors/rest.md",
             )
         found, now = self._read(task, reading, keys)
-        bound = self._bound(now)
-        fresh = [] if bound is None else [r.key for r in found if not r.deleted and r.version[0] > bound]
+        fresh = [r.key for r in found if not r.deleted and self._unsettled(r, now)]
         if fresh:
             self._context.stop.wait(self._described.settle_s)
             again = {r.key: r for r in self._read(task, reading, fresh)[0]}
             found = [again.get(r.key, r) for r in found]
         return found
 
-    def _bound(self, now: int) -> int | None:
-        """Return the last version that stands for one state only; None if every one does."""
-        settle_s = self._described.settle_s
-        return now - int(settle_s * _MICROS) if self._described.version == "time" and settle_s else None
+    def _unsettled(self, record: Record, now: int) -> bool:
+        """Return whether a record's time may come to stand for another state, too: it is coarse, and not over yet by the server's clock.
+
+        One that is no whole multiple of ``settle_s`` shows that times are finer than that.
+        """
+        width, at = int(self._described.settle_s * _MICROS), record.version[0]
+        return bool(self._described.version == "time" and width and at > now - width and at % width == 0)
 
     def _read(self, task: Task, reading: Reading, keys: Sequence[str]) -> tuple[list[Record], int]:
         records, out, now = Records(self._described, task.table, self._tenant), list[Record](), 0

@@ -25,6 +25,8 @@ from tidelock.signatures import Scheme, scheme_of
 from tidelock.tenants import Tenant
 
 _DELETES = ("deleted", "delete", "removed", "archived", "destroyed")
+_CREATES = ("created", "create", "added")
+_HEADER = "header:"
 _MICROS = 1_000_000
 
 
@@ -71,7 +73,8 @@ class WebhookHook:
         return out
 
     def _notice(self, event: Any, call: Call, number: int) -> Notice | None:
-        kind = text_at(event, self._in.type) or ""
+        types = (self._in.type,) if isinstance(self._in.type, str) else self._in.type
+        kind = ".".join(found for path in types if (found := _text(event, call, path)) is not None)
         entity = self._entity(kind)
         if entity is None:
             return None
@@ -90,7 +93,8 @@ class WebhookHook:
         """Make the record of a whole payload."""
         received = time.time_ns() // 1000
         now, tie = self._time(event, call, received), received + number
-        deleted = kind in self._in.deletes or (not self._in.deletes and kind.rpartition(".")[2] in _DELETES)
+        verb = _split(kind)[1]
+        deleted = kind in self._in.deletes or (not self._in.deletes and verb in _DELETES)
         records = Records(self._described, table, self._tenant)
         ours = text_at(event, self._in.origin) == "tidelock"
         if deleted or records.gone(record):
@@ -104,14 +108,14 @@ class WebhookHook:
             raise Reject(f"an event {kind} has no version at {table.modified}", kind="no_version")
         made = records.of(record, now=now, tie=tie if self._described.version == "time" else 0)
         made.key, made.ours = key, ours or made.ours
-        made.created = kind.rpartition(".")[2] in ("created", "create", "added")
+        made.created = verb in _CREATES
         return made
 
     def _time(self, event: Any, call: Call, received: int) -> int:
         """Return when it happened: as the event says, else as the signature says, else now."""
-        told = MISSING if self._in.time is None else dig(event, self._in.time)
+        told = None if self._in.time is None else _text(event, call, self._in.time)
         try:
-            if told is not MISSING and told is not None:
+            if told is not None:
                 return epoch_micros(told)
             sent = next((call.headers[f.timestamp] for f in self.scheme.families if f.timestamp in call.headers), None)
             if sent is not None:
@@ -125,8 +129,21 @@ class WebhookHook:
         if self._in.entities:
             named = self._in.entities.get(kind)
             return named if named in self._spec.entities else None
-        head = kind.rpartition(".")[0] or kind
+        head = _split(kind)[0]
         return next((e for e, t in self._spec.entities.items() if t.table == head), None)
+
+
+def _text(event: Any, call: Call, path: str) -> str | None:
+    """Return what stands at a path of the event, or in a header: ``header:x-shopify-topic``."""
+    if path.startswith(_HEADER):
+        return call.headers.get(path.removeprefix(_HEADER).lower())
+    return text_at(event, path)
+
+
+def _split(kind: str) -> tuple[str, str]:
+    """Cut a type of event into what it is about and what happened to it: ``contact.created``, ``orders/create``."""
+    at = max(kind.rfind("."), kind.rfind("/"))
+    return (kind[:at], kind[at + 1 :]) if at >= 0 else (kind, kind)
 
 
 def _json(body: bytes) -> Any:

@@ -102,7 +102,8 @@ class RestTarget:
         return [self._create(table, how, item) for item in items]
 
     def _create(self, table: TableSpec, how: Writing, item: Creation) -> Result:
-        answer = self.send("create", how, table, item.canonical_id, item.canonical_id, item.values)
+        own = {table.key[0]: item.canonical_id} if table.key_from == "canonical_id" else {}
+        answer = self.send("create", how, table, item.canonical_id, item.canonical_id, {**item.values, **own})
         if isinstance(answer, Reject):
             return Result(error=answer)
         if answer.status >= 400:

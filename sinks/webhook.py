@@ -76,7 +76,7 @@ class WebhookTarget(RestTarget):
         """Return the body: the values under their names, and beside them key, canonical id and origin."""
         write = self.writes[op, key]
         data = nested(values)
-        if op != "create":
+        if op != "create" or table.key_from == "canonical_id":
             data.update(nested({table.key[0]: key}))
         data[self._out.canonical_id] = write.canonical_id
         data[self._out.origin] = "tidelock"

@@ -35,6 +35,11 @@ SECTIONS: tuple[tuple[type[BaseModel], str, str], ...] = (
         "`central`",
         "The installation's own database: what has to outlive a worker and be the same for all of them.",
     ),
+    (
+        config.HooksSpec,
+        "`hooks`",
+        "The service that takes webhooks. Without this section there is none; `hooks: {}` takes the defaults.",
+    ),
     (config.SystemSpec, "`systems.<name>`", "One system of record. The name is what flows and priorities refer to."),
     (
         config.TenantSpec,
@@ -61,6 +66,7 @@ MEANINGS: dict[str, str] = {
     "Config.registry": "see below",
     "Config.tracing": "see below",
     "Config.central": "see below",
+    "Config.hooks": "see below",
     "Config.systems": "the systems of record, by name",
     "Config.entities": "the kinds of records, by name",
     "Config.flows": "who feeds whom",

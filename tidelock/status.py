@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,6 +78,7 @@ class Status:
     hub_dead_letters: int  # what the stages between the systems could not take
     waits: list[dict[str, Any]]  # creates that wait for a seed: how many, for which, and why
     tenants: list[dict[str, Any]]  # those that take no writes
+    hooks: dict[str, dict[str, int]]  # webhooks within the window: by system, how many met which fate
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -143,7 +145,7 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
         if trouble.stuck:
             summary += f"; {trouble.system}/{trouble.tenant} takes no writes: {trouble.message}"
     told = [asdict(t) for t in tenants]
-    return Status(summary, workers, flows, _seeds(signals), hub, [w.as_dict() for w in waiting], told)
+    return Status(summary, workers, flows, _seeds(signals), hub, [w.as_dict() for w in waiting], told, _hooks(counts))
 
 
 def troubles(signals: dict[str, dict[str, Any]], config: Config) -> list[Trouble]:
@@ -159,6 +161,16 @@ def troubles(signals: dict[str, dict[str, Any]], config: Config) -> list[Trouble
                 known = (str(body[name]) for name in ("state", "message", "hint"))
                 state, message, hint = known
                 out.append(Trouble(system, tenant, state, float(body["since"]), message, hint))
+    return out
+
+
+def _hooks(counts: Mapping[tuple[str, str], Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Return what became of webhooks by system; those for no system that there is stand under ``unknown``."""
+    out: dict[str, dict[str, int]] = {}
+    for (system, _), named in counts.items():
+        fates = {name.removeprefix("hooks_"): n for name, n in named.items() if name.startswith("hooks_")}
+        if fates:
+            out[system or "unknown"] = fates
     return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,6 +60,7 @@ HOOKS: dict[str, Any] = {
     "delete": {"url": "in"},
 }
 PAGING = {
+    "none": {"paging": "none"},
     "offset": {"paging": "offset"},
     "page": {"paging": "page"},
     "cursor": {"paging": "cursor", "next": "meta.next", "parameter": "after"},
@@ -173,7 +176,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 class TestRestSource(SourceContract):
     """`capture: rest`, with every way of paging."""
 
-    @pytest.fixture(params=list(PAGING))
+    @pytest.fixture(params=[p for p in PAGING if p != "none"])
     def subject(self, make: Make, request: pytest.FixtureRequest) -> ApiSubject:
         """Return the programme."""
         return make(paging=request.param)
@@ -190,6 +193,32 @@ class TestRestSource(SourceContract):
         assert len({r.key for r in records}) == len(records) == 1000
         assert calls <= 12, f"{calls} calls for 10 pages"
         assert drain(source.run(task, "poll", cursor))[0] == [], "at rest nothing is told again"
+        source.close()
+
+    @pytest.mark.parametrize("count", [99, 100, 101, 200])
+    def test_a_last_page_that_is_just_full_is_the_last(self, make: Make, subject: ApiSubject, count: int) -> None:
+        source = subject.source()
+        task, cursor = self.begin(subject, source)
+        for n in range(count):
+            subject.create_there([{"email": f"{n}@example.com"}])
+        told, cursor, pages = drain(itertools.islice(source.run(task, "poll", cursor), 10))
+        assert len(told) == len({r.key for r in told}) == count
+        assert pages[-1].last
+        assert drain(source.run(task, "poll", cursor))[0] == []
+        source.close()
+
+    def test_a_list_without_pages_is_read_on_by_time_until_a_page_holds_one_time_only(self, make: Make) -> None:
+        plain = {**REST, "list": {**REST["list"], "paging": "none"}}
+        subject = make(options=plain, paging="none")
+        source = subject.source()
+        task, cursor = self.begin(subject, source)
+        for n in range(250):
+            subject.create_there([{"email": f"{n}@example.com"}])
+        told, cursor, _ = drain(itertools.islice(source.run(task, "poll", cursor), 10))
+        assert len({r.key for r in told}) == 250
+        subject.create_there([{"email": f"{n}@example.com"} for n in range(150)])
+        with pytest.raises(Fatal, match="share one time"):
+            drain(source.run(task, "poll", cursor))
         source.close()
 
     def test_a_change_while_pages_are_read_hides_no_record(self, make: Make) -> None:
@@ -298,16 +327,22 @@ def test_a_comparison_of_all_keys_meets_what_is_there(make: Make) -> None:
 
 
 def test_what_was_changed_within_the_resolution_of_its_time_waits(make: Make) -> None:
-    there = make(options={**REST, "settle_s": 3600})
+    """Two changes within one unit of time have one version: only when it is over is the state the one it stands for."""
+    there = make(options={**REST, "settle_s": 86_400})
     source = there.source()
     task = there.task(source)
-    _, cursor, _ = drain(source.run(task, "poll", None))
-    there.create_there([{"name": "young"}])
-    told, cursor, _ = drain(source.run(task, "poll", cursor))
-    assert told == []
-    (key,) = [there.there.create({"name": "old"}, "2001-02-03T04:05:06Z")]
-    told, _, _ = drain(source.run(task, "poll", {"since": 0, "told": []}))
-    assert [r.key for r in told] == [key]
+    today = dt.datetime.now(dt.UTC).date()
+    coarse, behind = (there.there.create({"name": at}, at) for at in (f"{today}T00:00:00Z", f"{today}T00:00:00.5Z"))
+    before = there.there.create({"name": "old"}, "2001-02-03T00:00:00Z")
+    told, cursor, _ = drain(source.run(task, "poll", {"since": 0, "told": []}))
+    assert {r.key for r in told} == {before}, (
+        "what comes behind one that waits waits with it, or it would be passed over"
+    )
+    over = there.there.create({"name": "over"}, "2001-02-04T00:00:00Z")
+    there.there.members[coarse]["updated_at"] = "2001-02-05T00:00:00Z"  # as if the day were over
+    there.there.members[behind]["updated_at"] = "2001-02-05T00:00:00.5Z"
+    told, _, _ = drain(source.run(task, "poll", cursor))
+    assert {r.key for r in told} == {over, coarse, behind}
     source.close()
 
 

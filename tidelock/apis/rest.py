@@ -117,7 +117,7 @@ class Incoming(Settings):
     scheme: Any = "standard"
     secrets: tuple[str, ...] = ("hook_secret",)
     events: str = ""
-    type: str = "type"
+    type: str | tuple[str, ...] = "type"
     entities: dict[str, str] = {}
     deletes: tuple[str, ...] = ()
     record: str | None = "data"

@@ -1,4 +1,4 @@
-"""Commands that ask for something: seed, conflicts resolve."""
+"""Commands that ask for something: seed, refresh, conflicts resolve."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from tidelock.avro import encode_slice
 from tidelock.cli.common import DEFAULT_CONFIG, ConfigOption, Session, err
 from tidelock.cli.look import resolve_record
+from tidelock.config import DATABASE_CAPTURES
 from tidelock.envelopes import Entry
 from tidelock.errors import Fatal
 from tidelock.kafka import flush
@@ -74,6 +75,57 @@ def seed(
     err.print(f"asked capture.{system} to seed {', '.join(wanted)}{of}; `tidelock status` shows how far it is")
     if off:
         err.print(f"switched off, and read when it is on again: {', '.join(off)}")
+
+
+def refresh(
+    system: Annotated[str, typer.Argument(help="The system to look at.")],
+    entity: Annotated[str | None, typer.Argument(help="Only this entity.")] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="Read the record with this key again; may be given several times.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Have a system behind an API polled now, or single records of it read again.
+
+    Without keys every entity that is meant is polled at once, whatever its schedule says. What has not changed changes nothing.
+    """
+    session = Session(config)
+    spec = find_system(session.config, system)
+    if spec.capture in DATABASE_CAPTURES | {"none"}:
+        raise Fatal(
+            f"{system} is captured by {spec.capture}, which looks by itself",
+            hint=f"`tidelock seed {system}` reads it again" if spec.capture != "none" else "nothing reads it",
+        )
+    if entity is not None and entity not in spec.entities:
+        raise Fatal(f"{system} has no entity {entity!r}", hint=f"it has: {', '.join(spec.entities)}")
+    if key and entity is None:
+        raise Fatal("it is not clear of which entity the keys are", hint=f"tidelock refresh {system} ENTITY --key …")
+    if tenant is not None:
+        session.context.access.tenants.get(system, tenant)
+    elif key and len(session.context.access.tenants.all(system)) > 1:
+        raise Fatal(
+            f"{system} has several tenants: whose records are meant?", hint="say which: `--tenant` and its name"
+        )
+    number = uuid.uuid4().hex
+    body = {
+        "kind": "refresh",
+        "system": system,
+        "entity": entity,
+        "tenant": tenant,
+        "keys": key or [],
+        "id": number,
+        "at": time.time(),
+    }
+    producer = session.kafka.producer("tidelock-cli")
+    producer.produce(
+        session.topics.ops("signals"),
+        key=f"request/refresh/{system}/{number}".encode(),
+        value=jsonlib.dumps(body).encode(),
+    )
+    flush(producer)
+    what = f"{len(key)} records of {entity}" if key else entity or "all its entities"
+    err.print(f"asked capture.{system} to look at {what} now; `tidelock trace` shows what came of a record")
 
 
 def _recreate_slot(session: Session, system: str) -> None:
