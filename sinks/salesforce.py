@@ -40,7 +40,7 @@ class SalesforceTarget:
         self._bulk_above = int(options.get("bulk_above", 2000))
         batches = context.access.limits(tenant, LimitSpec(daily=int(options.get("bulk_batches", BATCHES))), name="bulk")
         self._batches = batches
-        self._bulk = Ingest(self._org, context.stop, batches, float(options.get("bulk_patience_s", 600.0)))
+        self._bulk = Ingest(self._org, context.stop, batches, float(options.get("bulk_patience_s", 120.0)))
 
     def close(self) -> None:
         """Close connections, give back permits."""
@@ -53,12 +53,14 @@ class SalesforceTarget:
 
     def read(self, table: TableSpec, keys: Sequence[str], names: Sequence[str]) -> dict[str, Record]:
         """Read records by id; those in the Recycle Bin are not there."""
+        self._bulk.settle()
         thing = self._org.describe(table.table)
         rows = self._org.rows(thing, keys, names)
         return {key: self._org.record(thing, rows[long_id(key)]) for key in keys if long_id(key) in rows}
 
     def find(self, table: TableSpec, canonical_ids: Sequence[str]) -> dict[str, str]:
         """Find records that carry these canonical ids."""
+        self._bulk.settle()
         column, out = str(table.canonical_id), dict[str, str]()
         for part in lists(list(canonical_ids)):
             rows, _ = self._org.query(f"SELECT Id, {column} FROM {table.table} WHERE {column} IN ({part})")
@@ -128,6 +130,7 @@ class SalesforceTarget:
 
         Raises Retry if every record is locked: then it is no matter of single ones.
         """
+        self._bulk.settle()
         told: list[Row] = [{}] * len(records)
         todo = list(range(len(records)))
         if job is not None and len(records) > self._bulk_above:
