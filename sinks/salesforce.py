@@ -18,7 +18,7 @@ from tidelock.apis.salesforce_bulk import BATCHES, NULL, Ingest
 from tidelock.apis.salesforce_errors import locked, long_id, verdict
 from tidelock.config import TableSpec
 from tidelock.context import Context
-from tidelock.errors import Reject, Retry
+from tidelock.errors import Fatal, Reject, Retry
 from tidelock.limits import LimitSpec
 from tidelock.tenants import Tenant
 
@@ -48,7 +48,13 @@ class SalesforceTarget:
         self._batches.close()
 
     def columns(self, table: TableSpec) -> dict[str, ApiColumn]:
-        """Return an object's columns, as the capture has them."""
+        """Return an object's columns, as the capture has them. Raises Fatal if our id has no column that finds records."""
+        key = table.canonical_id
+        if key is not None and key not in self._org.describe(table.table).external:
+            raise Fatal(
+                f"{self._org.tenant.path}: {table.table}.{key} is no external id, or our user does not see it",
+                hint="make it a text field with External ID and Unique, and give the user access to it",
+            )
         return self._org.columns(table)
 
     def read(self, table: TableSpec, keys: Sequence[str], names: Sequence[str]) -> dict[str, Record]:

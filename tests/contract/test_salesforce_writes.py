@@ -507,6 +507,26 @@ def test_without_a_canonical_id_creates_are_made_all_the_same(make: Make) -> Non
     assert {r.canonical_id for r in got} == {record("a"), record("b")}
 
 
+def test_a_canonical_id_that_finds_no_records_is_said_before_anything_is_written(make: Make) -> None:
+    writer = make(table={**TABLE, "canonical_id": "Title__c"})
+    with pytest.raises(Fatal, match="is no external id") as found:
+        writer.done(create("a"))
+    assert "External ID" in str(found.value)
+    assert not writer.org.rows()
+
+
+def test_a_bulk_job_that_is_refused_as_such_makes_no_dead_letters(make: Make) -> None:
+    writer = make(bulk_above=1)
+    target = writer.org.sink().target(writer.org.context, writer.org.tenant)  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(Fatal, match="refuses the job"):
+            target._bulk.run(OBJECT, "update", "Id", [{"Id": "a00000000000000AAA", "Gone__c": "x"}])
+        with pytest.raises(Fatal, match="refuses the job"):
+            target._bulk.run(OBJECT, "upsert", "Title__c", [{"Title__c": "x"}])
+    finally:
+        target.close()
+
+
 def test_a_rejected_call_names_what_was_wrong(make: Make) -> None:
     writer = make()
     with pytest.raises((Reject, Fatal)) as found:

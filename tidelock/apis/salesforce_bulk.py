@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from tidelock.apis.salesforce import Row, Salesforce
-from tidelock.errors import Lost, Retry
+from tidelock.errors import Fatal, Lost, Reject, Retry
 from tidelock.limits import Limits
 
 NULL = "#N/A"
@@ -63,12 +63,15 @@ class Ingest:
                 pass  # the vendor counts batches of the day apart from calls
             job = self._begun(name, operation, key, data)
             state = self._ended(job)
+            said = str(state.get("errorMessage") or "")
+            if said.startswith("InvalidBatch"):
+                raise _refused(self._org, said)
             found = self._results(job, key)
             missing = [r for r in part if str(r[key]) not in found]
             if missing or state["state"] != "JobComplete":
                 raise Retry(
                     f"{self._org.tenant.path}: bulk job {job} ended as {state['state']} before {len(missing)} of {len(part)} records"
-                    f"{': ' + state['errorMessage'] if state.get('errorMessage') else ''}",
+                    f"{': ' + said if said else ''}",
                     hint="what was done is seen, and the rest tried again by itself; Setup → Bulk Data Load Jobs shows the job",
                 )
             out += [found[str(r[key])] for r in part]
@@ -78,9 +81,14 @@ class Ingest:
         body = {"object": name, "operation": operation, "contentType": "CSV", "lineEnding": "LF"}
         if operation == "upsert":
             body["externalIdFieldName"] = key
-        job = self.pending = str(self._org.get("POST", "jobs/ingest", json=body, repeat=True, name="bulk job")["id"])
+        try:
+            made = self._org.get("POST", "jobs/ingest", json=body, repeat=True, name="bulk job")
+        except Reject as error:
+            raise _refused(self._org, error.message) from error
+        job = self.pending = str(made["id"])
         headers = {"Content-Type": "text/csv; charset=UTF-8"}
-        self._org.send("PUT", f"jobs/ingest/{job}/batches", content=data, headers=headers, name="bulk data")
+        path = f"jobs/ingest/{job}/batches"  # takes data once: a second time is refused
+        self._org.send("PUT", path, content=data, headers=headers, repeat=False, name="bulk data")
         self._org.send("PATCH", f"jobs/ingest/{job}", json={"state": "UploadComplete"}, name="bulk start")
         return job
 
@@ -114,6 +122,14 @@ class Ingest:
 
     def _csv(self, path: str) -> Iterable[Row]:
         return table(self._org.send("GET", path, name="bulk results").content)
+
+
+def _refused(org: Salesforce, said: str) -> Fatal:
+    """Say that a job as such is refused: that is no fault of a record."""
+    return Fatal(
+        f"{org.tenant.path}: the Bulk API refuses the job: {said}",
+        hint="correct `canonical_id` and the mapping, or set `bulk_above` so high that it is not used",
+    )
 
 
 def _pieces(
