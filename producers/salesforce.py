@@ -27,6 +27,8 @@ _BULK_FROM = 100_000  # records: from here on a bulk job takes fewer calls than 
 _PER_PART, _MOST_PARTS = 20_000, 16
 _BULK_PAGE = 20_000
 _LOOK_S = 2.0
+_LISTEN_S = 5.0
+_LOOKS_BACK = 5  # times within the time that is looked back, lest a large change is read with every poll
 
 
 class SalesforceSource:
@@ -41,7 +43,10 @@ class SalesforceSource:
         self._org = Salesforce(context, tenant)
         self._wait = context.stop.wait
         self._late_s = int(options.get("look_back_s", LATE_S))
-        self._listen_s = float(options.get("listen_s", 5.0))
+        entities = len(context.config.systems[tenant.system].entities)
+        # Entities of a tenant take turns, so that what happens to one does not wait long for the others.
+        self._listen_s = float(options.get("listen_s", max(0.5, _LISTEN_S / max(1, entities))))
+        self._looked: dict[str, int] = {}
         self._told: dict[str, Told] = {}
         self._lines: dict[str, Line] = {}
 
@@ -82,7 +87,10 @@ class SalesforceSource:
         org, thing = self._org, self._org.describe(task.table.table)
         until, at, scan = org.time() - SETTLED_S, int(cursor["at"]), cursor.get("scan")
         told = self._told.setdefault(task.entity, Told())
-        since = (int(scan[0]), str(scan[1])) if scan else (at - self._late_s, "")
+        since = (int(scan[0]), str(scan[1])) if scan else (at, "")
+        if not scan and until - self._looked.get(task.entity, 0) >= self._late_s / _LOOKS_BACK:
+            self._looked[task.entity] = until
+            since = at - self._late_s, ""
         for rows, place in by_time(org, task, since, until):
             fresh = told.news(rows, thing)
             yield Page(records(org, thing, fresh), {"at": at, "scan": list(place)}, read=len(rows))

@@ -30,6 +30,7 @@ from sinks.lanes import Lanes
 from sinks.outlet import Outlet
 from sinks.packs import Fate, decode_memo, encode_memo, is_plain, plain_receipt
 from sinks.plan import Item, Planner, Wave
+from sinks.promises import Promise
 from sinks.references import Referencing, parents_first, reference_columns
 from sinks.reports import Reports
 from sinks.tenants import Tenants
@@ -69,6 +70,7 @@ class SinkWorker:
         self._group = f"{context.config.prefix}sink.{system}"
         self._outlet = Outlet(context)
         self._reports = Reports(context, system, self._outlet.produce, self._tracing)
+        self._promise = Promise(spec, system, self._reports.alert)
         topics = {context.topics.sync(system, entity): entity for entity in spec.entities}
         self._intake = Intake(context, self._group, sorted(topics), spec.batch)
         self._said: dict[Scope, int] = {}  # offsets whose reports are produced, but not acknowledged yet
@@ -228,7 +230,7 @@ class SinkWorker:
                 f"system {self._system} has `tenants`, but a connector of kind {kind} writes all of a system in one transaction",
                 hint="make each of them a system of its own, and use `enabled` of the system",
             )
-        tenants = Tenants(self._context, self._system, self._reports)
+        tenants = Tenants(self._context, self._system, self._reports, self._promise)
         at_once = self._sink.tenants_at_once if isinstance(self._sink, SideBySide) else 1
         most = self._context.config.systems[self._system].batch
         return Lanes(self._system, tenants.lanes(), self._write_all, tenants.tell, most=most, at_once=at_once)
@@ -245,7 +247,9 @@ class SinkWorker:
         if messages:
             if faults.ENABLED:
                 faults.point("sink.consumed")
-            lanes.take(self._planner.read(m) for m in messages)
+            items = [self._planner.read(m) for m in messages]
+            self._promise.read(item.write for item in items if item.write is not None)
+            lanes.take(items)
             self._intake.next.update(
                 {(str(m.topic()), int(m.partition() or 0)): int(m.offset() or 0) + 1 for m in messages}
             )
@@ -277,6 +281,7 @@ class SinkWorker:
         if faults.ENABLED:
             faults.point("sink.consumed")
         items = [self._planner.read(m) for m in messages]
+        self._promise.read(item.write for item in items if item.write is not None)
         waves = self._planner.waves(items)
         if self._store is not None:
             store = self._store

@@ -18,7 +18,7 @@ from tidelock.apis.salesforce_bulk import BATCHES, NULL, Ingest
 from tidelock.apis.salesforce_errors import locked, long_id, verdict
 from tidelock.config import TableSpec
 from tidelock.context import Context
-from tidelock.errors import Reject, Retry
+from tidelock.errors import Fatal, Reject, Retry
 from tidelock.limits import LimitSpec
 from tidelock.tenants import Tenant
 
@@ -40,7 +40,7 @@ class SalesforceTarget:
         self._bulk_above = int(options.get("bulk_above", 2000))
         batches = context.access.limits(tenant, LimitSpec(daily=int(options.get("bulk_batches", BATCHES))), name="bulk")
         self._batches = batches
-        self._bulk = Ingest(self._org, context.stop, batches, float(options.get("bulk_patience_s", 600.0)))
+        self._bulk = Ingest(self._org, context.stop, batches, float(options.get("bulk_patience_s", 120.0)))
 
     def close(self) -> None:
         """Close connections, give back permits."""
@@ -48,17 +48,25 @@ class SalesforceTarget:
         self._batches.close()
 
     def columns(self, table: TableSpec) -> dict[str, ApiColumn]:
-        """Return an object's columns, as the capture has them."""
+        """Return an object's columns, as the capture has them. Raises Fatal if our id has no column that finds records."""
+        key = table.canonical_id
+        if key is not None and key not in self._org.describe(table.table).external:
+            raise Fatal(
+                f"{self._org.tenant.path}: {table.table}.{key} is no external id, or our user does not see it",
+                hint="make it a text field with External ID and Unique, and give the user access to it",
+            )
         return self._org.columns(table)
 
     def read(self, table: TableSpec, keys: Sequence[str], names: Sequence[str]) -> dict[str, Record]:
         """Read records by id; those in the Recycle Bin are not there."""
+        self._bulk.settle()
         thing = self._org.describe(table.table)
         rows = self._org.rows(thing, keys, names)
         return {key: self._org.record(thing, rows[long_id(key)]) for key in keys if long_id(key) in rows}
 
     def find(self, table: TableSpec, canonical_ids: Sequence[str]) -> dict[str, str]:
         """Find records that carry these canonical ids."""
+        self._bulk.settle()
         column, out = str(table.canonical_id), dict[str, str]()
         for part in lists(list(canonical_ids)):
             rows, _ = self._org.query(f"SELECT Id, {column} FROM {table.table} WHERE {column} IN ({part})")
@@ -128,6 +136,7 @@ class SalesforceTarget:
 
         Raises Retry if every record is locked: then it is no matter of single ones.
         """
+        self._bulk.settle()
         told: list[Row] = [{}] * len(records)
         todo = list(range(len(records)))
         if job is not None and len(records) > self._bulk_above:

@@ -15,6 +15,7 @@ import structlog
 
 from sinks.circuits import BUSY, HOLD_S, OFF, REVOKED, WAITS, Circuit, Trouble
 from sinks.lanes import Lane
+from sinks.promises import Promise
 from sinks.reports import Reports
 from tidelock.context import Context
 from tidelock.places import tenant_key
@@ -26,11 +27,12 @@ log = structlog.get_logger()
 class Tenants:
     """The troubles of one system's tenants."""
 
-    def __init__(self, context: Context, system: str, reports: Reports) -> None:
+    def __init__(self, context: Context, system: str, reports: Reports, promise: Promise) -> None:
         self._context = context
         self._system = system
         self._spec = context.config.systems[system]
         self._reports = reports
+        self._promise = promise
         self._told: dict[str, dict[str, Any]] = {}
 
     def lanes(self) -> Iterator[Lane]:
@@ -81,6 +83,8 @@ class Tenants:
             "again_at": time.time() + again_s,
         }
         self._reports.signal(tenant_key(self._system, tenant), record)
+        if trouble.state in (WAITS, REVOKED):
+            self._promise.look(tenant, record["since"])  # what is parked meanwhile does not come by here
         worse = began or (trouble.state == REVOKED and before is not None and before["state"] == WAITS)
         if worse and trouble.state in (WAITS, REVOKED):
             log.warning(trouble.message, action="tenant_waits", system=self._system, tenant=tenant, state=trouble.state)

@@ -347,6 +347,18 @@ def test_calls_per_1000_changes(make: Make, changes: str) -> None:
     assert sum(org.counted().values()) == most, org.counted()
 
 
+def test_a_large_change_is_not_read_again_with_every_query(make: Make) -> None:
+    org = make(changes="query")
+    reader = Reader(org)
+    org.create_there(people(5000))
+    assert len(reader.rest()) == 5000
+    org.forget_calls()
+    for _ in range(10):
+        org.advance(5.0)
+        assert not reader.poll()
+    assert sum(org.counted().values()) <= 10 + 3, org.counted()
+
+
 def test_at_rest_nothing_is_asked_within_a_minute(make: Make) -> None:
     org = make()
     reader = Reader(org)

@@ -264,13 +264,37 @@ def test_a_bulk_job_that_breaks_off_is_an_outage_and_the_rest_is_done_later(make
     assert set(writer.titles().values()) == {f"N{n}" for n in range(500)}
 
 
-def test_a_bulk_job_that_takes_too_long_is_told_to_stop(make: Make) -> None:
+def test_a_bulk_job_that_takes_long_is_waited_for_and_not_begun_again(make: Make) -> None:
     writer = make({"bulk_delay_s": "30"}, bulk_above=10, bulk_patience_s=0)
-    with pytest.raises(Lost, match="told to stop"):
-        writer.done(*(create(f"n{n}") for n in range(20)))
-    assert any(c.startswith("PATCH") and "jobs/ingest" in c for c in writer.org.calls())
-    writer.org.advance(100.0)
-    assert not writer.org.rows()
+    batch = [create(f"n{n}") for n in range(20)]
+    for _ in range(3):
+        with pytest.raises(Lost, match="is still"):
+            writer.done(*batch)
+    writer.org.advance(40.0)
+    writer.org.advance(40.0)
+    until(lambda: len(writer.org.rows()) == 20)
+    until(lambda: writer.org.control.post("/clock", json={"advance_s": 40}) and _applied(writer, batch))
+    made = [n for c, n in writer.org.calls().items() if c.startswith("POST") and c.split()[1].endswith("/jobs/ingest")]
+    assert made == [1]
+    assert len(writer.org.rows()) == 20
+
+
+def _applied(writer: Writer, batch: list[Write]) -> bool:
+    try:
+        return {r.outcome for r in writer.done(*batch)} == {APPLIED}
+    except Lost:
+        return False
+
+
+def test_a_bulk_job_that_was_never_started_is_given_up(make: Make) -> None:
+    writer = make(bulk_above=10)
+    batch = [create(f"n{n}") for n in range(20)]
+    writer.org.fault(kind="lost", method="PUT", path="/batches$", times=None)
+    with pytest.raises(Retry):
+        writer.done(*batch)
+    writer.org.control.delete("/faults")
+    assert {r.outcome for r in writer.done(*batch)} == {APPLIED}
+    assert len(writer.org.rows()) == 20
 
 
 def test_a_text_that_a_csv_cannot_hold_goes_by_a_call(make: Make) -> None:
@@ -481,6 +505,26 @@ def test_without_a_canonical_id_creates_are_made_all_the_same(make: Make) -> Non
     got = writer.done(create("a"), create("b"))
     assert {r.outcome for r in got} == {APPLIED}
     assert {r.canonical_id for r in got} == {record("a"), record("b")}
+
+
+def test_a_canonical_id_that_finds_no_records_is_said_before_anything_is_written(make: Make) -> None:
+    writer = make(table={**TABLE, "canonical_id": "Title__c"})
+    with pytest.raises(Fatal, match="is no external id") as found:
+        writer.done(create("a"))
+    assert "External ID" in str(found.value)
+    assert not writer.org.rows()
+
+
+def test_a_bulk_job_that_is_refused_as_such_makes_no_dead_letters(make: Make) -> None:
+    writer = make(bulk_above=1)
+    target = writer.org.sink().target(writer.org.context, writer.org.tenant)  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(Fatal, match="refuses the job"):
+            target._bulk.run(OBJECT, "update", "Id", [{"Id": "a00000000000000AAA", "Gone__c": "x"}])
+        with pytest.raises(Fatal, match="refuses the job"):
+            target._bulk.run(OBJECT, "upsert", "Title__c", [{"Title__c": "x"}])
+    finally:
+        target.close()
 
 
 def test_a_rejected_call_names_what_was_wrong(make: Make) -> None:

@@ -186,7 +186,7 @@ def test_a_database_and_an_org_agree_and_rest(make: Make, changes: str) -> None:
 def test_a_view_is_pushed_one_way_by_bulk_jobs(make: Make) -> None:
     """The in-house database that publishes a view once a day: read on a schedule, written in bulk, never read back."""
     pair = make(
-        {"capture": "none", "batch": 10_000, "options": {"bulk_above": 200}},
+        {"capture": "none", "batch": 10_000, "options": {"bulk_above": 200, "promise_s": 5}},
         {"table": "v_customer", "every_s": 2.0},
         both_ways=False,
     )
@@ -206,3 +206,10 @@ def test_a_view_is_pushed_one_way_by_bulk_jobs(make: Make) -> None:
     assert 1 <= jobs <= 10, calls
     assert singles <= 10, calls
     assert not [c for c in calls if "query" in c], "nothing is read"
+    pair.post("/faults", {"kind": "refused", "times": None, "path": "^/services"})
+    pair.sql("update customer set title = 'Late' where id = 1")
+    pair.until(lambda: ("overdue", "critical", "sf/default") in pair.alerts(), "the alert that the promise is broken")
+    pair.control.delete("/faults")
+    pair.until(lambda: pair.there() == pair.here(), "the push when the org is back")
+    pair.sql("update customer set title = 'Soon' where id = 2")
+    pair.until(lambda: ("overdue", "info", "sf/default") in pair.alerts(), "the end of the alert")

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from tidelock.apis.salesforce import Row, Salesforce
-from tidelock.errors import Lost, Reject, Retry
+from tidelock.errors import Fatal, Lost, Reject, Retry
 from tidelock.limits import Limits
 
 NULL = "#N/A"
@@ -26,18 +26,35 @@ csv.field_size_limit(1_000_000)
 
 
 class Ingest:
-    """Load records by a job. ``patience_s`` bounds how long one is waited for."""
+    """Load records by a job. ``patience_s`` bounds how long one is waited for in one go.
+
+    A job that takes longer, or whose start may or may not have been heard, stays ``pending``: `settle` has to pass before anything else is
+    looked at or written, lest what it still does is overlooked.
+    """
 
     def __init__(self, org: Salesforce, stop: threading.Event, limits: Limits, patience_s: float) -> None:
         self._org = org
         self._stop = stop
         self._limits = limits
         self._patience_s = patience_s
+        self.pending: str | None = None
+
+    def settle(self) -> None:
+        """Return when no job of ours is under way. Raises Lost if one is; one that has not been started is given up."""
+        if self.pending is None:
+            return
+        state = self._org.get("GET", f"jobs/ingest/{self.pending}", name="bulk look")["state"]
+        if state == "Open":
+            self._org.send("PATCH", f"jobs/ingest/{self.pending}", json={"state": "Aborted"}, name="bulk stop")
+        else:
+            self._ended(self.pending)
+        self.pending = None
 
     def run(self, name: str, operation: str, key: str, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Carry out one operation on records that ``key`` tells apart, and answer one result each, as collections do.
 
-        Raises Lost if the job does not end in time, and Retry if it was broken off: what it has done is seen when it is tried again.
+        Raises Lost if the job does not end in time, and Retry if it was broken off: what it has done is seen when it is tried again,
+        which has to begin with `settle`.
         """
         out: list[dict[str, Any]] = []
         header = list(dict.fromkeys([key, *(n for r in records for n in r)]))
@@ -46,12 +63,15 @@ class Ingest:
                 pass  # the vendor counts batches of the day apart from calls
             job = self._begun(name, operation, key, data)
             state = self._ended(job)
+            said = str(state.get("errorMessage") or "")
+            if said.startswith("InvalidBatch"):
+                raise _refused(self._org, said)
             found = self._results(job, key)
             missing = [r for r in part if str(r[key]) not in found]
             if missing or state["state"] != "JobComplete":
                 raise Retry(
                     f"{self._org.tenant.path}: bulk job {job} ended as {state['state']} before {len(missing)} of {len(part)} records"
-                    f"{': ' + state['errorMessage'] if state.get('errorMessage') else ''}",
+                    f"{': ' + said if said else ''}",
                     hint="what was done is seen, and the rest tried again by itself; Setup → Bulk Data Load Jobs shows the job",
                 )
             out += [found[str(r[key])] for r in part]
@@ -61,9 +81,14 @@ class Ingest:
         body = {"object": name, "operation": operation, "contentType": "CSV", "lineEnding": "LF"}
         if operation == "upsert":
             body["externalIdFieldName"] = key
-        job = str(self._org.get("POST", "jobs/ingest", json=body, repeat=True, name="bulk job")["id"])
+        try:
+            made = self._org.get("POST", "jobs/ingest", json=body, repeat=True, name="bulk job")
+        except Reject as error:
+            raise _refused(self._org, error.message) from error
+        job = self.pending = str(made["id"])
         headers = {"Content-Type": "text/csv; charset=UTF-8"}
-        self._org.send("PUT", f"jobs/ingest/{job}/batches", content=data, headers=headers, name="bulk data")
+        path = f"jobs/ingest/{job}/batches"  # takes data once: a second time is refused
+        self._org.send("PUT", path, content=data, headers=headers, repeat=False, name="bulk data")
         self._org.send("PATCH", f"jobs/ingest/{job}", json={"state": "UploadComplete"}, name="bulk start")
         return job
 
@@ -72,20 +97,18 @@ class Ingest:
         while True:
             state: Mapping[str, Any] = self._org.get("GET", f"jobs/ingest/{job}", name="bulk look")
             if state["state"] in _ENDED:
+                self.pending = None
                 return state
             if time.monotonic() > end or self._stop.wait(pause_s):
-                self._abort(job)
-                raise Lost(
-                    f"{self._org.tenant.path}: bulk job {job} is still {state['state']}; it was told to stop",
-                    hint="what it has done is seen when it is tried again; `bulk_patience_s` says how long one is waited for",
-                )
+                raise self._slow(job, state["state"])
             pause_s = min(pause_s * 1.5, _PAUSES_S[1])
 
-    def _abort(self, job: str) -> None:
-        try:
-            self._org.send("PATCH", f"jobs/ingest/{job}", json={"state": "Aborted"}, name="bulk stop")
-        except (Reject, Retry):
-            return  # it has ended meanwhile, or cannot be reached: it is looked at again either way
+    def _slow(self, job: str, state: str) -> Lost:
+        return Lost(
+            f"{self._org.tenant.path}: bulk job {job} is still {state}",
+            hint="writing goes on when it has ended; Setup → Bulk Data Load Jobs shows it, and can abort it",
+            retry_after_s=_PAUSES_S[1],
+        )
 
     def _results(self, job: str, key: str) -> dict[str, dict[str, Any]]:
         """Return results by the key's value: their order is not that of what was sent."""
@@ -99,6 +122,14 @@ class Ingest:
 
     def _csv(self, path: str) -> Iterable[Row]:
         return table(self._org.send("GET", path, name="bulk results").content)
+
+
+def _refused(org: Salesforce, said: str) -> Fatal:
+    """Say that a job as such is refused: that is no fault of a record."""
+    return Fatal(
+        f"{org.tenant.path}: the Bulk API refuses the job: {said}",
+        hint="correct `canonical_id` and the mapping, or set `bulk_above` so high that it is not used",
+    )
 
 
 def _pieces(
