@@ -14,7 +14,17 @@ from producers.api import ApiProducer
 from producers.hubspot_hook import HubSpotHook
 from producers.hubspot_parts import conditions_of, parts_of
 from producers.source import Cursor, Hook, Page, Task
-from tidelock.apis.hubspot import MERGED_AWAY, SEARCH_MOST, HubSpot, Row, Seen, merged_into, millis, modified_of
+from tidelock.apis.hubspot import (
+    CURRENT,
+    MERGED_AWAY,
+    SEARCH_MOST,
+    HubSpot,
+    Row,
+    Seen,
+    merged_into,
+    millis,
+    modified_of,
+)
 from tidelock.apis.records import ApiColumn, Record
 from tidelock.config import TableSpec
 from tidelock.context import Context
@@ -99,11 +109,9 @@ class HubSpotSource:
         for old in seen.merged.keys() & set(keys):
             out[old] = Record(old, {}, MERGED_AWAY, 0, deleted=True)
         for rows, _ in self._hub.batches(kind, seen.missing, (), archived=True):
-            for row in rows:
-                record = self._hub.record(row)
-                out[str(row["id"])] = record
+            out |= {record.key: record for record in map(self._hub.record, rows)}
         for key in keys:
-            if key not in out and key not in seen.current:
+            if key not in out:
                 # Erased for good: it cannot be said when, but not later than now.
                 version = (seen.now_ms, 1) if seen.now_ms else MERGED_AWAY
                 out[key] = Record(key, {}, version, seen.now_ms * 1000, deleted=True)
@@ -168,7 +176,7 @@ class HubSpotSource:
         yield Page([*seen.records.values(), *_merged_away(seen)], dict(at), read=len(rows))
         # Only now is it in Kafka.
         for record in seen.records.values():
-            told[str(record.values["@id"])] = record.version[0]
+            told[str(record.values[CURRENT])] = record.version[0]
 
     def _forget(self, kind: str, low: int) -> None:
         """Forget what no search will name again as it is."""
@@ -186,11 +194,14 @@ class HubSpotSource:
             gone = [self._hub.record(r) for r in rows]
             newest = max([newest, *(r.version[0] for r in gone)])
             new = [r for r in gone if r.version[0] >= since and told.get(r.key) != r.version[0]]
-            at |= {"bin": after, "bin_newest": newest}
+            if after is None:
+                at.pop("bin", None)
+                at.pop("bin_newest", None)
+                at |= {"binned": newest, "looked": time.time()}
+            else:
+                at |= {"bin": after, "bin_newest": newest}
             yield Page(new, dict(at), read=len(rows))
             told.update({r.key: r.version[0] for r in new})
-        del at["bin"], at["bin_newest"]
-        at |= {"binned": newest, "looked": time.time()}
         self._binned_told[kind] = {k: ms for k, ms in told.items() if ms >= newest - self._lag_ms}
 
     def _everything(self, task: Task) -> Iterator[Page]:

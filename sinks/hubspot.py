@@ -48,7 +48,7 @@ class HubSpotTarget:
         """Make records; one that was made before with the same canonical id is met."""
         own = table.canonical_id or EXTERNAL
         inputs = [_input(i.canonical_id, {**i.values, own: i.canonical_id}) for i in items]
-        done, failed = self._write(table.table, "create", inputs)
+        done, failed = self._write(table, "create", inputs)
         ours = self._holders(table.table, own, [i.canonical_id for i in items if i.canonical_id in failed])
         sent = {i.canonical_id: i.values for i in items}
         taken = self._taken(table.table, {t: e for t, e in failed.items() if t not in ours and unique(e)}, sent)
@@ -69,7 +69,7 @@ class HubSpotTarget:
         for item in items:
             current = item.key if item.seen is None else str(item.seen.values.get(CURRENT) or item.key)
             inputs.append({"id": current, **_input(item.key, item.values)})
-        done, failed = self._write(table.table, "update", inputs)
+        done, failed = self._write(table, "update", inputs)
         sent = {i.key: i.values for i in items}
         taken = self._taken(table.table, {t: e for t, e in failed.items() if unique(e)}, sent)
         out = []
@@ -96,8 +96,20 @@ class HubSpotTarget:
 
     # ------------------------------------------------------------------------------------------------ calls
 
-    def _write(self, kind: str, what: str, inputs: Sequence[Row]) -> tuple[dict[str, Row], dict[str, Row]]:
-        """Write inputs; return what stands there and what went wrong, by trace id. What passes by itself is sent again."""
+    def _write(self, table: TableSpec, what: str, inputs: Sequence[Row]) -> tuple[dict[str, Row], dict[str, Row]]:
+        """Write inputs; return what stands there and what went wrong, by trace id."""
+        columns = self._hub.columns(table, writing=True)
+        names = [n for n, c in columns.items() if c.unique or n == "email"]
+        done: dict[str, Row] = {}
+        failed: dict[str, Row] = {}
+        for some in _apart(inputs, names):
+            more, wrong = self._round(table.table, what, some)
+            done |= more
+            failed |= wrong
+        return done, failed
+
+    def _round(self, kind: str, what: str, inputs: Sequence[Row]) -> tuple[dict[str, Row], dict[str, Row]]:
+        """Write inputs that share no unique value; what fails with trouble that passes by itself is sent again."""
         done: dict[str, Row] = {}
         failed: dict[str, Row] = {}
         todo = list(inputs)
@@ -156,7 +168,7 @@ class HubSpotTarget:
         ids = {trace: found for trace, entry in entries.items() if (found := holder(entry)) is not None}
         seen = self._hub.by_ids(kind, list(ids.values()), ())
         for trace, found in ids.items():
-            out[trace] = seen.current.get(found) or seen.merged.get(found) or found
+            out[trace] = seen.merged.get(found, found)
         for trace, entry in entries.items():
             name = field_of(entry)
             value = None if name is None else sent[trace].get(name)
@@ -194,6 +206,22 @@ def _input(trace: str, values: Mapping[str, Any]) -> Row:
     """Return an input of a batch; an empty text clears a property."""
     properties = {name: "" if value is None else value for name, value in values.items()}
     return {"objectWriteTraceId": trace, "properties": properties}
+
+
+def _apart(inputs: Sequence[Row], names: Sequence[str]) -> list[list[Row]]:
+    """Put inputs with one unique value into different rounds: only when the first one is there does HubSpot say who holds it."""
+    rounds: list[list[Row]] = []
+    met: list[set[tuple[str, str]]] = []
+    for one in inputs:
+        properties = one["properties"]
+        claims = {(n, str(properties[n]).strip().lower()) for n in names if properties.get(n)}
+        at = next((n for n, known in enumerate(met) if not known & claims), len(rounds))
+        if at == len(rounds):
+            rounds.append([])
+            met.append(set())
+        rounds[at].append(one)
+        met[at] |= claims
+    return rounds
 
 
 class HubSpotSink(ApiSink):

@@ -50,13 +50,13 @@ class Found:
 
 @dataclass(slots=True)
 class Seen:
-    """What reading by id has found: records by key, keys by present id, ids that were merged away, ids that lead nowhere, and the vendor's time."""
+    """What reading by id has found: records by key, ids that are not keys (any more) with the key they lead to, ids that lead nowhere."""
 
     records: dict[str, Record] = field(default_factory=dict)
-    current: dict[str, str] = field(default_factory=dict)
     merged: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     now_ms: int = 0
+    """The vendor's time."""
 
 
 class HubSpot:
@@ -99,6 +99,11 @@ class HubSpot:
         known = self._columns.get(table.table)
         if known is None or (name is not None and name not in known):
             known = self._columns[table.table] = self._described(table.table, name)
+        if name is not None and not (name in known and known[name].unique):
+            raise Fatal(
+                f"{self.tenant.path}: the property {name} of {table.table} does not require unique values",
+                hint="uniqueness is chosen when a property is made: set `canonical_id` to another name, and it is made",
+            )
         return known
 
     def _described(self, kind: str, name: str | None) -> dict[str, ApiColumn]:
@@ -125,11 +130,6 @@ class HubSpot:
                 )
             again = self.send("GET", path, name="properties").json()["results"]  # 409: another worker was faster
             columns = columns_of(again)
-        if name not in columns or not columns[name].unique:
-            raise Fatal(
-                f"{self.tenant.path}: the property {name} of {kind} does not require unique values",
-                hint="uniqueness is chosen when a property is made: set `canonical_id` to another name, and it is made",
-            )
         return columns
 
     # ------------------------------------------------------------------------------------------------ reading
@@ -143,10 +143,8 @@ class HubSpot:
             for row in rows:
                 record = self.record(row, names)
                 seen.records[record.key] = record
-                seen.current[str(row["id"])] = record.key
-                for old in merged_into(record):
-                    seen.merged[old] = record.key
-        seen.missing = [i for i in wanted if i not in seen.current and i not in seen.records and i not in seen.merged]
+                seen.merged.update(dict.fromkeys(merged_into(record), record.key))
+        seen.missing = [i for i in wanted if i not in seen.records and i not in seen.merged]
         return seen
 
     def batches(
@@ -239,8 +237,9 @@ def modified_of(kind: str) -> str:
 
 
 def merged_into(record: Record) -> list[str]:
-    """Return the keys that were merged into a record and are gone."""
-    return [i for i in _ids(record.values.get(MERGED)) if i not in (record.key, record.values.get(CURRENT))]
+    """Return the ids that lead to a record and are not its key: what was merged into it, and what HubSpot calls it since then."""
+    others = (*_ids(record.values.get(MERGED)), str(record.values[CURRENT]))
+    return [i for i in dict.fromkeys(others) if i != record.key]
 
 
 def millis(text: str) -> int:
