@@ -6,20 +6,22 @@ A record that we make gets our canonical id for its key, so making it twice is i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from sinks.api import ApiSink
-from sinks.target import Creation, Edit, Result
-from tidelock.apis.dynamics import TAG, Dataverse, Entity, passes, reject, taken
-from tidelock.apis.judging import Answer
+from sinks.target import Creation, Edit, Json, Result
+from tidelock.apis.dynamics import TAG, Dataverse, exact
+from tidelock.apis.dynamicsanswers import gone, met, passes, reject, taken, unprivileged
+from tidelock.apis.dynamicstables import Entity
+from tidelock.apis.judging import Answer, sentence
 from tidelock.apis.multipart import Part
 from tidelock.apis.records import ApiColumn, Record
 from tidelock.config import TableSpec
 from tidelock.context import Context
-from tidelock.errors import Reject, Retry
+from tidelock.errors import Fatal, Reject
 from tidelock.tenants import Tenant
 
-_EXISTS = 412
+_STATE = ("statecode", "statuscode")
 
 
 class DynamicsTarget:
@@ -45,56 +47,63 @@ class DynamicsTarget:
         """Read rows by key."""
         return self._dataverse.by_ids(table, keys, names)
 
-    def find(self, table: TableSpec, canonical_ids: Sequence[str]) -> dict[str, str]:
-        """Find rows that we have made: our canonical ids are their keys."""
-        return {key: key for key in self._dataverse.by_ids(table, canonical_ids, ())}
+    def find(self, table: TableSpec, canonical_ids: Sequence[str]) -> dict[str, str]:  # noqa: ARG002
+        """Leave it to `create`: our canonical ids are the rows' keys, so that a create meets what is there without a call of its own."""
+        return {}
 
     def create(self, table: TableSpec, items: Sequence[Creation]) -> list[Result]:
-        """Make rows with our canonical ids for their keys."""
+        """Make rows with our canonical ids for their keys, then give them what new rows do not take."""
         entity = self._dataverse.entity(table)
-        parts = [
-            self._part(
-                entity, "PATCH", item.canonical_id, {"If-None-Match": "*"}, self._body(entity, item.values), item.values
-            )
-            for item in items
-        ]
-        out = []
-        for item, answer in zip(items, self._dataverse.batch(parts, "create"), strict=True):
-            if answer.status == _EXISTS and not taken(answer):
-                out.append(Result(item.canonical_id))  # made before, by us: it is read back
-            else:
-                out.append(self._result(entity, item.canonical_id, answer))
-        return self._settled(out, "create")
+        first, later = [], []
+        for item in items:
+            late = _late(entity, item.values)
+            later.append(late)
+            first.append({n: v for n, v in item.values.items() if n not in late})
+        asked = [(item.canonical_id, {"If-None-Match": "*"}, values) for item, values in zip(items, first, strict=True)]
+        shown = list(dict.fromkeys(name for late in later for name in late))
+        out = self._patched(entity, asked, "create", shown)
+        again = [i for i, result in enumerate(out) if result.moved]  # made before, by us: it is read back
+        for i in again:
+            out[i] = Result(items[i].canonical_id)
+        waiting = [i for i, late in enumerate(later) if late and out[i].error is None]
+        if not waiting:
+            return out
+        unread = [items[i].canonical_id for i in waiting if out[i].record is None]
+        there = self._dataverse.by_ids(table, unread, tuple(dict.fromkeys((*shown, *(n for v in first for n in v)))))
+        edits: list[tuple[int, Edit]] = []
+        for i in waiting:
+            record = out[i].record or there.get(items[i].canonical_id)
+            if record is None or not record.ours:
+                continue  # somebody has had it in hand since: it is as they want it
+            left = {n: v for n, v in later[i].items() if record.values.get(n) != v}
+            if left:
+                edits.append((i, Edit(record.key, left, record)))
+        for (i, edit), result in zip(edits, self.update(table, [edit for _, edit in edits]), strict=True):
+            out[i] = self._whole(edit, result)
+        return out
 
     def update(self, table: TableSpec, items: Sequence[Edit]) -> list[Result]:
         """Change rows that have the version they were seen with."""
+        if not items:
+            return []
         entity = self._dataverse.entity(table)
-        parts = []
-        for item in items:
-            condition = "*" if item.seen is None else f'W/"{item.seen.version[0]}"'
-            parts.append(
-                self._part(
-                    entity, "PATCH", item.key, {"If-Match": condition}, self._body(entity, item.values), item.values
-                )
-            )
-        answers = self._dataverse.batch(parts, "update")
-        out = []
-        for item, answer in zip(items, answers, strict=True):
-            if answer.status == _EXISTS and not taken(answer) and reject(answer, {}).kind != "duplicate":
-                out.append(Result(moved=True))
-            else:
-                out.append(self._result(entity, item.key, answer))
-        return self._settled(out, "update")
+        asked = [
+            (item.key, {"If-Match": "*" if item.seen is None else f'W/"{item.seen.version[0]}"'}, item.values)
+            for item in items
+        ]
+        return self._patched(entity, asked, "update", ())
 
     def delete(self, table: TableSpec, keys: Sequence[str]) -> list[Result]:
         """Delete rows; what is gone already is done."""
         entity = self._dataverse.entity(table)
-        parts = [self._part(entity, "DELETE", key, {}, None, {}) for key in keys]
+        parts = [Part("DELETE", self._url(entity, key), dict(self._headers)) for key in keys]
+        answers = self._dataverse.batch(parts, "delete")
+        self._check_rights(answers)
         out = []
-        for key, answer in zip(keys, self._dataverse.batch(parts, "delete"), strict=True):
+        for key, answer in zip(keys, answers, strict=True):
             done = answer.status in (200, 204, 404)
-            out.append(Result(key) if done else self._result(entity, key, answer))
-        return self._settled(out, "delete")
+            out.append(Result(key) if done else self._result(entity, key, answer, None, {}))
+        return out
 
     def close(self) -> None:
         """Close connections."""
@@ -102,57 +111,98 @@ class DynamicsTarget:
 
     # ------------------------------------------------------------------------------------------------ parts
 
-    def _part(
-        self, entity: Entity, method: str, key: str, headers: dict[str, str], body: Any, values: dict[str, Any]
-    ) -> Part:
-        url = f"{self._dataverse.path}/{entity.set}({key})?tag={self._tag}"
-        more = dict(headers)
-        if body is not None:
-            url += f"&$select={entity.selected(list(values))}"
-            more["Prefer"] = "return=representation"
-        return Part(method, url, {**self._headers, **more}, body)
+    def _patched(
+        self, entity: Entity, asked: Sequence[tuple[str, dict[str, str], Json]], what: str, shown: Sequence[str]
+    ) -> list[Result]:
+        """Send rows under conditions and say what became of each; ``shown`` are further columns that the answers are to tell."""
+        out: list[Result | None] = []
+        parts: list[Part] = []
+        bound: list[dict[str, str]] = []
+        for key, conditions, values in asked:
+            try:
+                body, references = self._body(entity, values)
+            except Reject as error:
+                out.append(Result(error=error))
+                continue
+            names = [*values, *shown]
+            prefer = entity.prefer(names, "return=representation")
+            headers = {**self._headers, **conditions, "Prefer": prefer}
+            url = f"{self._url(entity, key)}&$select={entity.selected(names)}"
+            parts.append(Part("PATCH", url, headers, body))
+            bound.append(references)
+            out.append(None)
+        answers = self._dataverse.batch(parts, what)
+        self._check_rights(answers)
+        told = iter(zip(parts, bound, answers, strict=True))
+        for i, (key, _, _) in enumerate(asked):
+            if out[i] is None:
+                part, references, answer = next(told)
+                out[i] = self._result(entity, key, answer, part.body, references)
+        return [result for result in out if result is not None]
 
-    def _body(self, entity: Entity, values: dict[str, Any]) -> dict[str, Any]:
-        """Return values as a row takes them; a lookup is bound by the path of the row it points to."""
-        out: dict[str, Any] = {}
+    def _url(self, entity: Entity, key: str) -> str:
+        return f"{self._dataverse.path}/{entity.set}({key})?tag={self._tag}"
+
+    def _body(self, entity: Entity, values: Json) -> tuple[Json, dict[str, str]]:
+        """Return values as a row takes them, and the keys of the rows that they refer to, by column. Raises Reject."""
+        out: Json = {}
+        references: dict[str, str] = {}
         for name, value in values.items():
-            targets = entity.lookups.get(name)
             if name == entity.key:
                 continue
-            if targets is None:
+            if name not in entity.lookups:
                 out[name] = value
                 continue
-            kind, _, key = str(value or "").rpartition(":")
-            target, property_ = next(
-                (t for t in targets if not kind or t[0] == kind), targets[0] if targets else (name, name)
-            )
-            out[f"{property_}@odata.bind"] = None if not value else f"/{self._dataverse.named(target).set}({key})"
-        return out
+            property_, target, key = entity.bound(name, value)
+            if target is None:
+                out[f"{property_}@odata.bind"] = None
+            else:
+                out[f"{property_}@odata.bind"] = f"/{self._dataverse.named(target).set}({key})"
+                references[name] = key
+        return out, references
 
-    def _result(self, entity: Entity, key: str, answer: Answer) -> Result:
+    def _result(
+        self, entity: Entity, key: str, answer: Answer, body: Json | None, references: dict[str, str]
+    ) -> Result:
         if answer.status in (200, 201):
-            return Result(key, self._dataverse.record(entity, answer.json()))
+            return Result(key, self._dataverse.record(entity, exact(answer)))
         if answer.status == 204:
             return Result(key)
-        if answer.status == 404:
+        if gone(answer, key, body):
             return Result(missing=True)
-        if taken(answer):
-            return Result(error=reject(answer, entity.columns), taken=True)
+        if met(answer):
+            return Result(moved=True)
+        error = reject(answer, entity.columns, references)
         if passes(answer):
-            return Result(
-                error=Reject(reject(answer, {}).message, kind="not_now", hint="tried again with its next change")
-            )
-        return Result(error=reject(answer, entity.columns))
+            error.kind = "not_now"
+        return Result(error=error, taken=taken(answer))
 
-    def _settled(self, results: list[Result], what: str) -> list[Result]:
-        """Return results; if the organisation's trouble hit all of them, it is no record's fault. Raises Retry."""
-        waits = [r for r in results if r.error is not None and r.error.kind == "not_now"]
-        if waits and len(waits) == len(results):
-            assert waits[0].error is not None
-            raise Retry(
-                f"{self._dataverse.tenant.path}, {what}: {waits[0].error.message}", hint="tried again by itself"
+    def _check_rights(self, answers: Sequence[Answer]) -> None:
+        """Raise Fatal if our user lacks a privilege: that is no fault of a record."""
+        found = next((answer for answer in answers if unprivileged(answer)), None)
+        if found is not None:
+            raise Fatal(
+                sentence(found, self._dataverse.tenant.path),
+                hint="give the security role of the application user this privilege; writes wait until then",
             )
-        return results
+
+    def _whole(self, edit: Edit, result: Result) -> Result:
+        """Return the result of a create whose second half was written: what both have told."""
+        if result.moved:
+            what = ", ".join(edit.values)
+            text = f"the row was made, but somebody changed it before it got {what}"
+            return Result(error=Reject(text, kind="contention", hint="tried again with its next change"))
+        if result.record is not None and edit.seen is not None:
+            result.record.values = {**edit.seen.values, **result.record.values}
+        return result
+
+
+def _late(entity: Entity, values: Json) -> Json:
+    """Return what a new row does not take: above all a state other than the first, with the reason that belongs to it."""
+    late = {n: v for n, v in values.items() if n in entity.later and v is not None}
+    if any(n in late for n in _STATE):
+        late |= {n: values[n] for n in _STATE if values.get(n) is not None}
+    return late
 
 
 class DynamicsSink(ApiSink):

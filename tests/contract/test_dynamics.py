@@ -160,14 +160,6 @@ class TestTarget(TargetContract):
         assert (receipt.outcome, receipt.refused) == (APPLIED, ("firstname",))
         assert dynamics.rows()[key]["name"] == "Theirs"
 
-    def test_a_thousand_writes_take_the_fewest_calls(self, sink: Sink, dynamics: DynamicsSubject) -> None:
-        self.created(sink, "first")
-        before = sum(dynamics.calls().values())
-        self.done(sink, [self.write(f"w{n}", "create", email=f"w{n}@example.com", name=f"n{n}") for n in range(1000)])
-        looks, writes = 10, 2  # one hundred keys in one look, five hundred rows in one batch
-        assert sum(dynamics.calls().values()) - before <= looks + writes
-        assert len(dynamics.rows()) == 1001
-
     def test_two_contacts_may_share_an_address_there(self, sink: Sink, dynamics: DynamicsSubject) -> None:
         """S25: Dynamics does not mind, and a write touches the one it names."""
         one, two = dynamics.create_there(

@@ -1,4 +1,4 @@
-"""Dynamics 365 / Dataverse 9.2 as producers and sinks need it: signing in, columns from its metadata, reading, what its answers mean.
+"""Dynamics 365 / Dataverse 9.2 as producers and sinks need it: signing in, tables, reading, batches.
 
 A row's ``versionnumber`` grows with every change in the whole organisation, so it orders the states of one row exactly. Sources: Microsoft
 Learn, "Use the Microsoft Dataverse Web API" (change tracking, conditional operations, batch, api-limits).
@@ -6,120 +6,38 @@ Learn, "Use the Microsoft Dataverse Web API" (change tracking, conditional opera
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
 
 from tidelock.apis.client import ApiClient
-from tidelock.apis.judging import Answer, judge, sentence
+from tidelock.apis.dynamicsanswers import judged, limited, passes
+from tidelock.apis.dynamicssignin import address, grant
+from tidelock.apis.dynamicstables import Entity, is_guid
+from tidelock.apis.judging import Answer, sentence
 from tidelock.apis.multipart import Part, decode_batch, encode_batch
-from tidelock.apis.records import ApiColumn, Record, decimal_text, micros_of, moment
-from tidelock.auth import ClientCredentials, Grant, RefreshToken
-from tidelock.avro import FieldType
+from tidelock.apis.records import ApiColumn, Record, micros_of
 from tidelock.config import TableSpec
 from tidelock.context import Context
-from tidelock.errors import Fatal, Reject, Retry, TidelockError
+from tidelock.errors import Fatal, Retry
+from tidelock.httperrors import retry_after_s
 from tidelock.limits import LimitSpec
 from tidelock.tenants import Tenant
 
 API = "/api/data/v9.2"
-LOGIN = "https://login.microsoftonline.com"
-READ_MOST = 100  # rows by key in one call: what fits into a URL
+READ_MOST = 400  # rows by key in one call: within 32 KB of address and 500 conditions of a query
 PAGE = 5000
-BATCH_MOST = 500  # of at most 1000: answers with rows in them grow large
+BATCH = 500  # of at most 1000: answers with rows in them grow large
 TAG = "tidelock"
-EXPIRED = "0x80044352"
-_SYSTEM = ("versionnumber", "modifiedon", "createdon", "_modifiedby_value")
-_WAITS = frozenset(("0x80072322", "0x80072321", "0x80072326"))  # service protection
-_PASSING = frozenset(("0x80044151", "0x80044150"))  # SQL time-out, deadlock
-_TAKEN = frozenset(("0x80060892",))
-_KINDS = {
-    "0x80040333": "duplicate",
-    "0x80044331": "too_long",
-    "0x80040217": "missing",
-    "0x80040220": "forbidden",
-    "0x80048d19": "bad_value",
-}
-
-
-def _utc(value: dt.datetime) -> str:
-    return value.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _number(value: Any) -> Any:
-    number = float(str(value))
-    return int(number) if number == int(number) else number
-
-
-_TYPES: dict[str, tuple[FieldType, Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "Integer": (FieldType.INTEGER, int, int),
-    "BigInt": (FieldType.INTEGER, int, int),
-    "Picklist": (FieldType.INTEGER, int, int),
-    "State": (FieldType.INTEGER, int, int),
-    "Status": (FieldType.INTEGER, int, int),
-    "Double": (FieldType.NUMBER, float, float),
-    "Decimal": (FieldType.DECIMAL, decimal_text, _number),
-    "Money": (FieldType.DECIMAL, decimal_text, _number),
-    "Boolean": (FieldType.BOOLEAN, bool, bool),
-    "DateTime": (FieldType.TIMESTAMP, moment, _utc),
-    "Date": (FieldType.DATE, dt.date.fromisoformat, lambda value: value.isoformat()),
-}
-_TEXT: tuple[FieldType, Callable[[Any], Any], Callable[[Any], Any]] = (FieldType.STRING, str, str)
-LOOKUPS = frozenset(("Lookup", "Customer", "Owner"))
-
-
-class Entity:
-    """What the organisation says of one table: its set, its key, its columns, and where its lookups lead."""
-
-    def __init__(
-        self,
-        name: str,
-        definition: Mapping[str, Any],
-        attributes: Sequence[Mapping[str, Any]],
-        relations: Sequence[Mapping[str, Any]],
-    ) -> None:
-        self.name = name
-        self.set: str = definition["EntitySetName"]
-        self.key: str = definition["PrimaryIdAttribute"]
-        self.tracked = bool(definition.get("ChangeTrackingEnabled", True))
-        self.columns: dict[str, ApiColumn] = {}
-        self.lookups: dict[str, list[tuple[str, str]]] = {}
-        for attribute in attributes:
-            kind, column = str(attribute.get("AttributeType")), str(attribute["LogicalName"])
-            if not attribute.get("IsValidForRead", True):
-                continue
-            if kind == "DateTime" and attribute.get("Format") == "DateOnly":
-                kind = "Date"
-            field, load, dump = _TYPES.get(kind, _TEXT)
-            if kind == "Uniqueidentifier" or kind in LOOKUPS:
-                load = dump = lambda value: str(value).lower()
-            writable = bool(attribute.get("IsValidForCreate", True) or attribute.get("IsValidForUpdate", True))
-            self.columns[column] = ApiColumn(column, field, kind, load, dump, writable=writable)
-            if kind in LOOKUPS:
-                self.lookups[column] = []
-        for relation in relations:
-            column = str(relation["ReferencingAttribute"])
-            if column in self.lookups:
-                target = str(relation["ReferencedEntity"])
-                self.lookups[column].append((target, str(relation["ReferencingEntityNavigationPropertyName"])))
-
-    def selected(self, names: Sequence[str]) -> str:
-        """Return what to put behind $select, with what every record needs."""
-        return ",".join(dict.fromkeys([*(self.property(n) for n in names), self.key, *_SYSTEM]))
-
-    def property(self, column: str) -> str:
-        """Return how a column is called in rows."""
-        return f"_{column}_value" if column in self.lookups else column
-
-    def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a row's values by column."""
-        out = {}
-        for name, value in row.items():
-            if "@" in name:
-                continue
-            column = name[1:-6] if name.startswith("_") and name.endswith("_value") else name
-            out[column] = value
-        return out
+_TRIES = 5  # at parts of a batch whose trouble passes
+_PAUSE_S = 0.1
+_LIMITED_S = 1.0  # after a refusal by service protection that does not say how long
+_EXACT = msgspec.json.Decoder(float_hook=Decimal)  # money has more digits than a float
 
 
 class Dataverse:
@@ -127,90 +45,107 @@ class Dataverse:
 
     def __init__(self, context: Context, tenant: Tenant) -> None:
         self.tenant = tenant
+        self._stop = context.stop
+        self._spec = context.config.systems.get(tenant.system)
+        self._fields = {name: entity.fields for name, entity in context.config.entities.items()}
         options = tenant.options
-        if not tenant.url:
-            raise Fatal(
-                f"{tenant.path} has no address", hint=f"set `url` of {tenant.path}: https://example.crm.dynamics.com"
-            )
-        self.url = tenant.url.rstrip("/")
         self.path = str(options.get("path", API))
-        directory = tenant.credentials.get("tenant") or options.get("directory")
-        token_url = str(options.get("token_url") or f"{options.get('login', LOGIN)}/{directory}/oauth2/v2.0/token")
-        if not directory and "token_url" not in options:
-            raise Fatal(
-                f"{tenant.path} has no directory to sign in at",
-                hint=f"set the credential `tenant` of {tenant.path}: the id of the Microsoft Entra directory",
-            )
-        scope = {"scope": f"{self.url}/.default"}
-        grant: Grant = (
-            RefreshToken(token_url, {"scope": f"{self.url}/.default offline_access"})
-            if "refresh_token" in tenant.credentials
-            else ClientCredentials(token_url, parameters=scope)
-        )
+        self._batch = min(1000, max(1, int(options.get("batch", BATCH))))
         rate = options.get("rate", (5400, 300))
         self.client: ApiClient = context.access.client(
             tenant,
-            base_url=self.url + self.path,
-            grant=grant,
-            judge=_judge,
-            limits=LimitSpec(
-                concurrency=int(options.get("concurrency", 20)),
-                rate=(int(rate[0]), float(rate[1])),
-                daily=int(options["daily"]) if options.get("daily") else None,
-            ),
+            base_url=address(tenant) + self.path,
+            grant=grant(tenant),
+            judge=judged,
+            limits=LimitSpec(concurrency=int(options.get("concurrency", 20)), rate=(int(rate[0]), float(rate[1]))),
             headers={"OData-MaxVersion": "4.0", "OData-Version": "4.0", "Accept": "application/json"},
-            timeout_s=float(options.get("timeout_s", 120.0)),
+            timeout_s=float(options.get("timeout_s", 240.0)),
         )
-        self._entities: dict[str, Entity] = {}
+        # Service protection counts calls, the daily entitlement what is in them: they need a count each.
+        self._daily = (
+            context.access.limits(tenant, LimitSpec(daily=int(options["daily"])), name="daily")
+            if options.get("daily")
+            else None
+        )
+        self._known: dict[str, tuple[Any, Any, Any]] = {}
+        self._entities: dict[tuple[str, tuple[tuple[str, str], ...]], Entity] = {}
         self._me: str | None = None
 
     @property
     def me(self) -> str:
         """Return the id of the user that we are there."""
         if self._me is None:
-            self._me = str(self.client.send("GET", "/WhoAmI", name="WhoAmI").json()["UserId"]).lower()
+            self._me = str(self.send("GET", "/WhoAmI", name="WhoAmI").json()["UserId"]).lower()
         return self._me
+
+    def close(self) -> None:
+        """Close connections."""
+        self.client.close()
+        if self._daily is not None:
+            self._daily.close()
+
+    # ------------------------------------------------------------------------------------------------ tables
 
     def entity(self, table: TableSpec) -> Entity:
         """Return what the organisation says of a configured table. Raises Fatal if it does not have it."""
-        return self.named(table.table)
+        return self._entity(table.table, self._points(table))
 
     def named(self, name: str) -> Entity:
         """Return what the organisation says of a table by its logical name. Raises Fatal if it does not have it."""
-        known = self._entities.get(name)
-        if known is None:
-            what = f"/EntityDefinitions(LogicalName='{name}')"
-            head = self.client.send(
-                "GET",
-                what,
-                params={"$select": "EntitySetName,PrimaryIdAttribute,ChangeTrackingEnabled"},
-                ok=(404,),
-                name="metadata",
-            )
-            if head.status == 404:
-                raise Fatal(
-                    f"{self.tenant.path}: there is no table {name!r}",
-                    hint="`table` is the table's logical name, in the singular, such as contact or account",
-                )
-            attributes = self.client.send("GET", f"{what}/Attributes", name="metadata").json()["value"]
-            fields = {"$select": "ReferencingAttribute,ReferencedEntity,ReferencingEntityNavigationPropertyName"}
-            relations = self.client.send(
-                "GET", f"{what}/ManyToOneRelationships", params=fields, name="metadata"
-            ).json()["value"]
-            known = self._entities[name] = Entity(name, head.json(), attributes, relations)
-        return known
+        return self._entity(name, {})
 
     def columns(self, table: TableSpec) -> dict[str, ApiColumn]:
         """Return a table's columns. Raises Fatal."""
         return self.entity(table).columns
 
-    def pages(
-        self, link: str, params: Mapping[str, Any] | None = None, *, prefer: str = ""
-    ) -> Iterator[dict[str, Any]]:
+    def _points(self, table: TableSpec) -> dict[str, str]:
+        """Return to which table a column leads, of those bound to a field that refers to records of an entity."""
+        spec = self._spec
+        if spec is None:
+            return {}
+        entity = next((name for name, known in spec.entities.items() if known == table), None)
+        fields = self._fields.get(entity or "", {})
+        out = {}
+        for binding in table.map:
+            parent = fields[binding.field].references if binding.field in fields else None
+            if binding.column is not None and parent is not None and parent in spec.entities:
+                out[binding.column] = spec.entities[parent].table
+        return out
+
+    def _entity(self, name: str, points: Mapping[str, str]) -> Entity:
+        which = (name, tuple(sorted(points.items())))
+        known = self._entities.get(which)
+        if known is None:
+            if name not in self._known:
+                self._known[name] = self._described(name)
+            known = self._entities[which] = Entity(name, *self._known[name], points)
+        return known
+
+    def _described(self, name: str) -> tuple[Any, Any, Any]:
+        what = f"/EntityDefinitions(LogicalName='{name}')"
+        head = self.send(
+            "GET",
+            what,
+            params={"$select": "EntitySetName,PrimaryIdAttribute,ChangeTrackingEnabled"},
+            ok=(404,),
+            name="metadata",
+        )
+        if head.status == 404:
+            raise Fatal(
+                f"{self.tenant.path}: there is no table {name!r}",
+                hint="`table` is the table's logical name, in the singular, such as contact or account",
+            )
+        attributes = self.send("GET", f"{what}/Attributes", name="metadata").json()["value"]
+        fields = {"$select": "ReferencingAttribute,ReferencedEntity,ReferencingEntityNavigationPropertyName"}
+        relations = self.send("GET", f"{what}/ManyToOneRelationships", params=fields, name="metadata")
+        return head.json(), attributes, relations.json()["value"]
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def pages(self, link: str, params: Mapping[str, Any] | None = None, *, prefer: str) -> Iterator[dict[str, Any]]:
         """Read page after page, each with its ``@odata.nextLink`` or the end."""
-        headers = {"Prefer": prefer or f"odata.maxpagesize={PAGE}"}
         while True:
-            page: dict[str, Any] = self.client.send("GET", link, params=params, headers=headers, name="list").json()
+            page: dict[str, Any] = exact(self.send("GET", link, params=params, headers={"Prefer": prefer}, name="list"))
             yield page
             link, params = page.get("@odata.nextLink", ""), None
             if not link:
@@ -219,11 +154,13 @@ class Dataverse:
     def by_ids(self, table: TableSpec, keys: Sequence[str], names: Sequence[str]) -> dict[str, Record]:
         """Read rows by key; those that are not there are left out."""
         entity, out = self.entity(table), dict[str, Record]()
-        wanted = list(dict.fromkeys(k.lower() for k in keys if _is_guid(k)))
+        wanted = list(dict.fromkeys(k.lower() for k in keys if is_guid(k)))
+        prefer = entity.prefer(names, f"odata.maxpagesize={PAGE}")
         for at in range(0, len(wanted), READ_MOST):
             quoted = ",".join(f"'{k}'" for k in wanted[at : at + READ_MOST])
             condition = f"Microsoft.Dynamics.CRM.In(PropertyName='{entity.key}',PropertyValues=[{quoted}])"
-            for page in self.pages(f"/{entity.set}", {"$select": entity.selected(names), "$filter": condition}):
+            asked = {"$select": entity.selected(names), "$filter": condition}
+            for page in self.pages(f"/{entity.set}", asked, prefer=prefer):
                 for row in page["value"]:
                     record = self.record(entity, row)
                     out[record.key] = record
@@ -232,7 +169,7 @@ class Dataverse:
     def newest(self, entity: Entity) -> int:
         """Return the highest version there is in a table."""
         params = {"$select": "versionnumber", "$orderby": "versionnumber desc", "$top": "1"}
-        rows = self.client.send("GET", f"/{entity.set}", params=params, name="newest").json()["value"]
+        rows = self.send("GET", f"/{entity.set}", params=params, name="newest").json()["value"]
         return int(rows[0]["versionnumber"]) if rows else 0
 
     def record(self, entity: Entity, row: Mapping[str, Any]) -> Record:
@@ -249,75 +186,71 @@ class Dataverse:
             actor=None if by is None else str(by),
         )
 
+    # ------------------------------------------------------------------------------------------------ calls
+
+    def send(self, method: str, path: str, *, cost: int = 1, **options: Any) -> Answer:
+        """Send a call within both limits; ``cost`` is how many requests are in it (see `ApiClient.send`)."""
+        with self._daily.acquire(cost) if self._daily is not None else contextlib.nullcontext():
+            return self.client.send(method, path, **options)
+
     def batch(self, parts: Sequence[Part], name: str) -> list[Answer]:
-        """Carry out requests that stand each for themselves; return their answers. Raises Retry if the batch was not carried out."""
-        out: list[Answer] = []
-        for at in range(0, len(parts), BATCH_MOST):
-            some = parts[at : at + BATCH_MOST]
-            kind, body = encode_batch(some)
-            headers = {
-                "Content-Type": kind,
-                "Prefer": "odata.continue-on-error",
-                "Accept": "multipart/mixed, application/json",
-            }
-            answers = decode_batch(
-                self.client.send("POST", "/$batch", content=body, headers=headers, cost=len(some), name=name)
+        """Carry out requests that stand each for themselves; return their answers.
+
+        A part that met a deadlock or a limit is sent again, alone with its likes; what was done is not. Raises Retry if the batch was not
+        carried out, if a limit goes on, or if nothing in it could be done.
+        """
+        out: dict[int, Answer] = {}
+        todo = list(range(len(parts)))
+        for attempt in range(1, _TRIES + 1):
+            for at in range(0, len(todo), self._batch):
+                some = todo[at : at + self._batch]
+                out.update(zip(some, self._batched([parts[i] for i in some], name), strict=True))
+            todo = [i for i in todo if passes(out[i])]
+            if not todo:
+                break
+            self._pause([out[i] for i in todo], attempt, name)
+        if todo and (len(todo) == len(parts) or any(limited(out[i]) for i in todo)):
+            raise Retry(
+                sentence(out[todo[0]], f"{self.tenant.path}: {len(todo)} of {len(parts)} requests of a batch ({name})"),
+                hint="tried again by itself",
             )
-            if len(answers) != len(some):
-                raise Retry(
-                    f"{self.tenant.path}: a batch of {len(some)} requests has {len(answers)} answers",
-                    hint="tried again by itself",
-                )
-            out += answers
-        return out
+        return [out[i] for i in range(len(parts))]
 
-    def close(self) -> None:
-        """Close connections."""
-        self.client.close()
+    def _pause(self, answers: Sequence[Answer], attempt: int, name: str) -> None:
+        """Wait before parts of a batch are sent again; a limit holds for all workers of the tenant."""
+        over = [answer for answer in answers if limited(answer)]
+        if over:
+            asked = [s for answer in over if (s := retry_after_s(answer.headers)) is not None]
+            self.client.limits.observed(retry_after_s=max(asked, default=_LIMITED_S))
+        elif attempt < _TRIES and self._stop.wait(_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0)):
+            raise Retry(f"{self.tenant.path}: a batch ({name}) was broken off: the worker is to stop")
+
+    def _batched(self, parts: Sequence[Part], name: str) -> list[Answer]:
+        kind, body = encode_batch(parts)
+        headers = {
+            "Content-Type": kind,
+            "Prefer": "odata.continue-on-error",
+            "Accept": "multipart/mixed, application/json",
+        }
+        answers = decode_batch(self.send("POST", "/$batch", content=body, headers=headers, cost=len(parts), name=name))
+        if len(answers) != len(parts):
+            raise Retry(
+                f"{self.tenant.path}: a batch of {len(parts)} requests has {len(answers)} answers",
+                hint="tried again by itself",
+            )
+        return answers
 
 
-def code_of(answer: Answer) -> str:
-    """Return the code of an error answer; empty if it has none."""
+def exact(answer: Answer) -> Any:
+    """Return the decoded body of an answer, with numbers that have a point as decimals. Raises Retry if it is no JSON."""
     try:
-        error = answer.json().get("error")
-    except (Retry, AttributeError):
-        return ""
-    return str(error.get("code") or "") if isinstance(error, dict) else ""
+        return _EXACT.decode(answer.content)
+    except msgspec.DecodeError:
+        return answer.json()
 
 
-def _judge(answer: Answer, what: str) -> TidelockError | None:
-    """Translate an answer; in a batch the same answers come one by one (`sinks.dynamics`)."""
-    code = code_of(answer)
-    if code in _WAITS or code in _PASSING:
-        return Retry(sentence(answer, what), hint="tried again by itself")
-    if code == "0x80072560":
-        return Fatal(
-            sentence(answer, what),
-            hint="make an application user for the client id in the environment, with a security role that may read and write the tables",
-        )
-    if code == "0x80060888" or (answer.status == 400 and code == ""):
-        return Fatal(sentence(answer, what), hint="correct the mapping: the table has no such column")
-    if code == EXPIRED:
-        return Reject(sentence(answer, what), kind="expired")
-    return judge(answer, what)
-
-
-def passes(answer: Answer) -> bool:
-    """Return whether the trouble of one request of a batch passes by itself."""
-    return answer.status in (429, 503) or answer.status >= 500 or code_of(answer) in _WAITS | _PASSING
-
-
-def taken(answer: Answer) -> bool:
-    """Return whether another row holds the value of a key."""
-    return answer.status == 412 and code_of(answer) in _TAKEN
-
-
-def reject(answer: Answer, columns: Mapping[str, ApiColumn]) -> Reject:
-    """Say why one row was refused, with the column if the message names one."""
-    text = sentence(answer, "the row")
-    field = next((name for name in columns if f"'{name}'" in text), None)
-    return Reject(text, kind=_KINDS.get(code_of(answer), "rejected"), field=field)
-
-
-def _is_guid(text: str) -> bool:
-    return len(text) == 36 and text.count("-") == 4 and all(c in "0123456789abcdefABCDEF-" for c in text)
+def tracked_to(link: str) -> int | None:
+    """Return the version up to which a delta link has told everything; None if it does not say so in the form we know."""
+    tokens = parse_qs(urlsplit(link).query).get("$deltatoken", [""])
+    number, mark, _ = unquote(tokens[0]).partition("!")
+    return int(number) if mark and number.isdigit() else None

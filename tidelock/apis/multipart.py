@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,11 +9,13 @@ from email.parser import BytesHeaderParser
 from typing import Any
 
 import httpx
+import msgspec
 
 from tidelock.apis.judging import Answer
 from tidelock.errors import Retry
 
 _LINE = b"\r\n"
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def encode_batch(parts: Sequence[Part]) -> tuple[str, bytes]:
         if part.body is None:
             out += [b"", b""]
         else:
-            out += [b"Content-Type: application/json", b"", json.dumps(part.body).encode()]
+            out += [b"Content-Type: application/json", b"", _ENCODER.encode(part.body)]
     out += [f"--{boundary}--".encode(), b""]
     return f"multipart/mixed; boundary={boundary}", _LINE.join(out)
 
