@@ -19,7 +19,7 @@ from tidelock.demo import records
 from tidelock.demo.evidence import ENTITIES, Evidence, Letter, text
 from tidelock.demo.office import TYPO, Office
 from tidelock.demo.portals import KINDS, PLACES
-from tidelock.demo.settings import DATABASES, create_schema, write_config
+from tidelock.demo.settings import DATABASES, Hooks, create_schema, write_config
 from tidelock.demo.users import Edit
 from tidelock.demo.verify import CHECKS, SOURCES, verify
 from tidelock.embedded import Endpoints, Stack
@@ -226,6 +226,7 @@ def test_the_template_is_a_valid_configuration(tmp_path: Path) -> None:
         Endpoints("127.0.0.1:1", "http://127.0.0.1:2", ""),
         dict.fromkeys(DATABASES, 'postgresql://a:"$@h/d'),
         portals,
+        Hooks(1, "whsec_x"),
     )
     config = Config.model_validate(yaml.safe_load(path.read_text()))
     assert path.stat().st_mode & 0o077 == 0

@@ -54,6 +54,14 @@ KINDS: dict[str, Kind] = {
         key="contactid",
         gone=lambda row: bool(row.get("@deleted")),
     ),
+    "hubspot": Kind(
+        "contacts",
+        _named("email", "firstname", "lastname", "phone", "country"),
+        _NAME,
+        nested="properties",
+        gone=lambda row: bool(row["archived"]),
+    ),
+    "webhook": Kind("contacts", _named("email", "given_name", "family_name", "tel", "country_code"), ALPHA_2),
     "salesforce": Kind(
         "Contact",
         _named("Email", "FirstName", "LastName", "Phone", "MailingCountry"),
@@ -86,21 +94,23 @@ class Place:
 PLACES: tuple[Place, ...] = (
     Place("salesforce/us", "salesforce", range(100), ("org=tide_us",), lambda p: p.country == "USA"),
     Place("salesforce/world", "salesforce", range(130), ("org=tide_world",), lambda p: p.country != "USA"),
+    Place("hubspot", "hubspot", range(40, 150)),
     Place("dynamics", "dynamics", range(60, 170)),
     Place("shop", "shop", range(30, 140), dies=False),
+    Place("partner", "webhook", range(0)),
 )
 
 
 class Portal:
     """A running simulator with the people who work in it. Not thread-safe: one thread per portal."""
 
-    def __init__(self, place: Place, diary: Diary | None, seed: int) -> None:
+    def __init__(self, place: Place, diary: Diary | None, seed: int, options: Iterable[str] = ()) -> None:
         self.place, self.kind = place, KINDS[place.simulator]
         self.system = place.label
         self.rng = random.Random(f"{seed}/{place.label}")
         self.diary = diary
         line = [sys.executable, "-m", "tidelock", "simulate", place.simulator, "--seed", str(seed)]
-        for option in place.options:
+        for option in (*place.options, *options):
             line += ["--option", option]
         self._process = subprocess.Popen(
             line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

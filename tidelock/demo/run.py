@@ -17,7 +17,7 @@ from tidelock.demo.evidence import ENTITIES, Evidence, gather
 from tidelock.demo.office import Office
 from tidelock.demo.portals import PLACES, Portal
 from tidelock.demo.rest import Motion, Rest
-from tidelock.demo.settings import DATABASES, PREFIX, SYSTEMS, create_schema, write_config
+from tidelock.demo.settings import DATABASES, PREFIX, SYSTEMS, Hooks, create_schema, write_config
 from tidelock.demo.topics import Observer
 from tidelock.demo.verify import Verdict, verify
 from tidelock.demo.view import Figures, View
@@ -119,7 +119,11 @@ class Demo:
             target = folder / name
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        self._portals = [Portal(place, None, self._options.seed) for place in PLACES]
+        hooks = Hooks.new()
+        self._portals = [
+            Portal(p, None, self._options.seed, hooks.options(p.label) if p.simulator == "webhook" else ())
+            for p in PLACES
+        ]
         for portal in self._portals:
             self._cleanup.callback(portal.stop)
         endpoints = stack.start(lambda line: view.say(line))
@@ -132,7 +136,7 @@ class Demo:
         for portal in self._portals:
             portal.wait()
             portal.load(records.in_portal(portal.place, self._options.seed))
-        write_config(self._config, endpoints, dsns, {p.system: p.ready for p in self._portals})
+        write_config(self._config, endpoints, dsns, {p.system: p.ready for p in self._portals}, hooks)
         view.say("installing triggers and queue table in the ERP")
         command(self._config, "outbox", "install", "erp")
         observer = Observer(endpoints.kafka, endpoints.registry, PREFIX)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import secrets
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -11,16 +14,38 @@ from typing import Any
 import psycopg
 
 from tidelock.embedded import Endpoints
+from tidelock.embedded.ports import free_port
 
 PREFIX = "demo."
 DATABASES = ("crm", "erp", "legacy", "store", "central")
 SYSTEMS = ("crm", "erp", "legacy", "store")  # those whose tables the demo makes
 
 
-def write_config(path: Path, endpoints: Endpoints, dsns: dict[str, str], portals: dict[str, dict[str, Any]]) -> None:
+@dataclass(frozen=True)
+class Hooks:
+    """Where the demo takes webhooks, and the secret that both sides sign with."""
+
+    port: int
+    secret: str
+
+    @classmethod
+    def new(cls) -> Hooks:
+        """Choose a free port and make up a secret."""
+        return cls(free_port(set()), f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}")
+
+    def options(self, place: str) -> tuple[str, ...]:
+        """Return the options of a simulator that sends its webhooks here and takes ours."""
+        target = f"target=http://127.0.0.1:{self.port}/hooks/{place}"
+        return (target, f"secret={self.secret}", f"inbox_secret={self.secret}", "kinds=contacts", "inbox_kind=contacts")
+
+
+def write_config(
+    path: Path, endpoints: Endpoints, dsns: dict[str, str], portals: dict[str, dict[str, Any]], hooks: Hooks
+) -> None:
     """Fill in the template with the addresses of this run; the file is readable by its owner only, since it holds passwords."""
     text = resources.files(__package__).joinpath("tidelock.yaml.template").read_text(encoding="utf-8")
     places: dict[str, Any] = {"kafka": endpoints.kafka, "registry": endpoints.registry, **dsns}
+    places |= {"hooks_port": hooks.port, "hook_secret": hooks.secret}
     for label, ready in portals.items():
         name = label.replace("/", "_")
         places |= {f"{name}_url": ready["https"], f"{name}_ca": ready["ca"]}

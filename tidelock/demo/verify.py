@@ -43,6 +43,8 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("store", "contact"): Check((*_CONTACT, "newsletter")),
     ("salesforce/us", "contact"): Check(_PORTAL, only=("country", "USA")),
     ("salesforce/world", "contact"): Check(_PORTAL, but=("country", "USA")),
+    ("hubspot", "contact"): Check(_PORTAL),
+    ("partner", "contact"): Check(_PORTAL),
     ("dynamics", "contact"): Check(_PORTAL),
     ("shop", "contact"): Check((*_PORTAL, "status"), only=("status", "active"), off=("status", "inactive")),
     ("crm", "order"): Check(_ORDER),
@@ -57,6 +59,8 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("crm", "user"): Check(_USER),
     ("store", "user"): Check(_USER),
 }
+PORTALS = frozenset(("salesforce/us", "salesforce/world", "hubspot", "dynamics", "shop", "partner"))
+TOLD_LATE_S = 10.0
 # Systems that only give: system, entity, and the database whose view shows its rows. Every one of their rows must be linked.
 SOURCES = (("legacy", "contact", "legacy"), ("directory", "user", "legacy"))
 
@@ -270,7 +274,13 @@ def _fate(evidence: Evidence, edit: Edit, by_record: dict[tuple[str, str], list[
 
 
 def _deleted(cids: set[str], edit: Edit, by_record: dict[tuple[str, str], list[Edit]]) -> bool:
-    return any(e.op == "delete" and e.ended >= edit.began for c in cids for e in by_record[edit.entity, c])
+    """Tell whether somebody deleted the record behind an edit, in the order in which the hub heard of them: a portal is asked only now and then,
+    so its deletes are told later than they were made."""
+    return any(
+        e.op == "delete" and e.ended + (TOLD_LATE_S if e.system in PORTALS else 0.0) >= edit.began
+        for c in cids
+        for e in by_record[edit.entity, c]
+    )
 
 
 def _count_stock(evidence: Evidence, edits: list[Edit], before: dict[str, int], verdict: Verdict) -> None:

@@ -23,8 +23,10 @@ SYSTEMS = {
     "legacy": "polled view",
     "directory": "row hashes, cron",
     "salesforce": "API, two orgs: events, queries",
+    "hubspot": "API, searches",
     "dynamics": "API, delta links",
     "shop": "API, lists and batches",
+    "partner": "webhooks, both ways",
     "store": "written only",
 }
 COLUMNS = ("edits", "captured", "written", "echoes", "conflicts", "dead letters", "waiting")
