@@ -132,24 +132,36 @@ class HubSpotTarget:
         if answer.status >= 300:  # the whole batch was refused for one of its records: find it by halves
             if len(inputs) == 1:
                 return {}, {traces[0]: dict(body)}
-            half = len(inputs) // 2
-            done, failed = self._batch(kind, what, inputs[:half])
-            more_done, more_failed = self._batch(kind, what, inputs[half:])
-            return {**done, **more_done}, {**failed, **more_failed}
+            return self._halves(kind, what, inputs)
         by_id = {str(i["id"]): t for i, t in zip(inputs, traces, strict=True) if "id" in i}
-        done = {}
-        failed = {}
+        done: dict[str, Row] = {}
+        failed: dict[str, Row] = {}
         for row in body.get("results") or ():
             trace = row.get("objectWriteTraceId") or by_id.get(str(row["id"]))
             if trace is not None:
                 done[str(trace)] = row
+        unnamed = []
         for entry in body.get("errors") or ():
             context = entry.get("context") or {}
             named = [str(t) for t in context.get("objectWriteTraceId") or ()]
             named = named or [by_id[str(i)] for i in context.get("ids") or () if str(i) in by_id]
             failed |= {trace: dict(entry) for trace in named}
-        failed.update({t: _SILENT for t in traces if t not in done and t not in failed})
+            if not named:
+                unnamed.append(dict(entry))
+        left = [i for i, t in zip(inputs, traces, strict=True) if t not in done and t not in failed]
+        if len(left) == 1:
+            failed[str(left[0]["objectWriteTraceId"])] = unnamed[0] if unnamed else _SILENT
+        elif left:  # which error is whose shows when they are sent by halves
+            more_done, more_failed = self._halves(kind, what, left)
+            done |= more_done
+            failed |= more_failed
         return done, failed
+
+    def _halves(self, kind: str, what: str, inputs: Sequence[Row]) -> tuple[dict[str, Row], dict[str, Row]]:
+        half = len(inputs) // 2
+        done, failed = self._batch(kind, what, inputs[:half])
+        more_done, more_failed = self._batch(kind, what, inputs[half:])
+        return {**done, **more_done}, {**failed, **more_failed}
 
     # ------------------------------------------------------------------------------------------------ conflicts
 

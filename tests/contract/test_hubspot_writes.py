@@ -130,6 +130,17 @@ def test_a_batch_that_is_refused_as_a_whole_is_halved(portal: HubSpotSubject, si
     assert len(portal.rows()) == 6
 
 
+def test_an_error_that_names_no_record_is_traced_to_its_own(portal: HubSpotSubject, sink: Sink) -> None:
+    entry = {"status": "error", "category": "VALIDATION_ERROR", "message": "no"}
+    body = {"status": "COMPLETE", "results": [], "numErrors": 1, "errors": [entry]}
+    done(sink, write("first", "create", email="first@example.com"))
+    portal.fault(kind="status", status=207, path="/batch/create", times=2, body=body)
+    one, two, three = done(sink, *creates(3))
+    assert (one.outcome, one.message) == (REJECTED, "no")
+    assert {two.outcome, three.outcome} == {APPLIED}
+    assert len(portal.rows()) == 3
+
+
 # ------------------------------------------------------------------------------------------------ failures
 
 

@@ -107,7 +107,8 @@ def absent(entry: Mapping[str, Any]) -> bool:
 def field_of(entry: Mapping[str, Any]) -> str | None:
     """Return the property that an input was refused for."""
     for error in entry.get("errors") or ():
-        names = (error.get("context") or {}).get("propertyName") or ()
+        context = error.get("context") or {}
+        names = context.get("propertyName") or context.get("properties") or ()
         if names:
             return str(names[0])
         if error.get("in"):
