@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import structlog
 
 from producers.api import ApiProducer
-from producers.dynamicshook import DynamicsHook
+from producers.dynamics_hooks import DynamicsHook
 from producers.source import Cursor, Hook, Page, Task
 from tidelock.apis.dynamics import PAGE, Dataverse, tracked_to
-from tidelock.apis.dynamicsanswers import EXPIRED
-from tidelock.apis.dynamicstables import Entity
+from tidelock.apis.dynamics_answers import EXPIRED
+from tidelock.apis.dynamics_tables import Entity
 from tidelock.apis.records import ApiColumn, Record
 from tidelock.config import TableSpec
 from tidelock.context import Context

@@ -11,8 +11,8 @@ from typing import ClassVar
 from sinks.api import ApiSink
 from sinks.target import Creation, Edit, Json, Result
 from tidelock.apis.dynamics import TAG, Dataverse, exact
-from tidelock.apis.dynamicsanswers import gone, met, passes, reject, taken, unprivileged
-from tidelock.apis.dynamicstables import Entity
+from tidelock.apis.dynamics_answers import gone, met, passes, reject, taken, unprivileged
+from tidelock.apis.dynamics_tables import Entity
 from tidelock.apis.judging import Answer, sentence
 from tidelock.apis.multipart import Part
 from tidelock.apis.records import ApiColumn, Record

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from producers.dynamics import DynamicsProducer
-from producers.dynamicshook import DynamicsHook
+from producers.dynamics_hooks import DynamicsHook
 from producers.source import Call
 from simulators.dynamics import DynamicsSimulator
 from simulators.server import Running
@@ -45,8 +45,8 @@ class There:
 def there(tmp_path: Path) -> Iterator[There]:
     with Running(DynamicsSimulator()) as running, receiver() as taker:
         given = running.ready["credentials"]
-        credentials = {**{n: given[n] for n in ("tenant", "client_id", "client_secret")}, "webhook_code": CODE}
-        options = {"webhook_header": "X-Tide"}
+        credentials = {**{n: given[n] for n in ("tenant", "client_id", "client_secret")}, "hook_secret": CODE}
+        options = {"hook_header": "X-Tide"}
         organisation = Organisation(running, tmp_path, TABLES, {}, credentials=credentials, options=options)
         yield There(organisation, taker)
         organisation.close()
@@ -172,7 +172,7 @@ def test_only_who_knows_the_secret_is_believed(there: There, mode: str) -> None:
     hook, good = there.hook, call
     if mode == "code":
         tenant = there.o.tenant
-        options = {n: v for n, v in tenant.options.items() if n != "webhook_header"}
+        options = {n: v for n, v in tenant.options.items() if n != "hook_header"}
         hook = DynamicsHook(there.o.context, type(tenant)(**{**_fields(tenant), "options": options}))
         good = Call("POST", f"{call.url}?code={CODE}", {}, call.body, {"code": CODE})
     hook.scheme.verify(good, hook.secrets, time.time())
@@ -190,10 +190,10 @@ def _fields(tenant: Any) -> dict[str, Any]:
 
 def test_the_secret_before_is_good_while_it_is_being_replaced_and_none_at_all_is_said(there: There) -> None:
     tenant = there.o.tenant
-    given = {**_fields(tenant), "credentials": {**tenant.credentials, "webhook_code_old": "before"}}
+    given = {**_fields(tenant), "credentials": {**tenant.credentials, "hook_secret_before": "before"}}
     assert DynamicsHook(there.o.context, type(tenant)(**given)).secrets == [CODE, "before"]
-    bare = {n: v for n, v in tenant.credentials.items() if not n.startswith("webhook")}
-    with pytest.raises(Revoked, match="webhook_code"):
+    bare = {n: v for n, v in tenant.credentials.items() if not n.startswith("hook")}
+    with pytest.raises(Revoked, match="hook_secret"):
         _ = DynamicsHook(there.o.context, type(tenant)(**{**given, "credentials": bare})).secrets
 
 

@@ -15,7 +15,7 @@ from simulators.server import Running
 from tests.contract.dynamicsorg import Organisation, bound
 from tests.sinking import record, value
 from tidelock.apis.dynamics import exact, tracked_to
-from tidelock.apis.dynamicstables import Entity
+from tidelock.apis.dynamics_tables import Entity
 from tidelock.apis.judging import Answer
 from tidelock.apis.multipart import Part, encode_batch
 from tidelock.change import position

@@ -16,9 +16,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from tidelock.apis.client import ApiClient
-from tidelock.apis.dynamicsanswers import judged, limited, passes
-from tidelock.apis.dynamicssignin import address, grant
-from tidelock.apis.dynamicstables import Entity, is_guid
+from tidelock.apis.dynamics_access import address, grant
+from tidelock.apis.dynamics_answers import judged, limited, passes
+from tidelock.apis.dynamics_tables import Entity, is_guid
 from tidelock.apis.judging import Answer, sentence
 from tidelock.apis.multipart import Part, decode_batch, encode_batch
 from tidelock.apis.records import ApiColumn, Record, micros_of

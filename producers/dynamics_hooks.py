@@ -18,14 +18,14 @@ import msgspec
 
 from producers.source import Call, Notice, Scheme
 from tidelock.apis.dynamics import TAG
-from tidelock.apis.dynamicstables import is_guid
+from tidelock.apis.dynamics_tables import is_guid
 from tidelock.apis.records import Record
 from tidelock.context import Context
 from tidelock.errors import Reject, Revoked
 from tidelock.signatures import Headers
 from tidelock.tenants import Tenant
 
-SECRET = "webhook_code"  # noqa: S105 - the name under which it is kept
+SECRET = "hook_secret"  # noqa: S105 - the name under which it is kept
 _NOT_SET = "00000000-0000-0000-0000-000000000000"
 _DATE = re.compile(r"/Date\((-?\d{1,15})")
 
@@ -37,7 +37,7 @@ class DynamicsHook:
         self._tenant = tenant
         self._spec = context.config.systems[tenant.system]
         self._tag = str(tenant.options.get("tag", TAG))
-        header = tenant.options.get("webhook_header")
+        header = tenant.options.get("hook_header")
         self._scheme = (
             Scheme("static", query="code") if header is None else Scheme("static", (Headers(str(header).lower()),))
         )
@@ -50,7 +50,7 @@ class DynamicsHook:
     @property
     def secrets(self) -> Sequence[str]:
         """Return the secret, and the one before it while it is being replaced. Raises Revoked if there is none."""
-        found = [s for name in (SECRET, f"{SECRET}_old") if (s := self._tenant.credentials.get(name))]
+        found = [s for name in (SECRET, f"{SECRET}_before") if (s := self._tenant.credentials.get(name))]
         if not found:
             raise Revoked(
                 f"{self._tenant.path} has no credential `{SECRET}`, so no webhook can be checked",

@@ -15,7 +15,7 @@ from simulators.server import Running
 from tests.contract.dynamicsorg import Organisation, bound
 from tests.sinking import SYSTEM
 from tidelock.apis.connecting import Connecting, vendor_of
-from tidelock.apis.dynamicssignin import LOGIN, SIGN_IN, grant
+from tidelock.apis.dynamics_access import LOGIN, SIGN_IN, grant
 from tidelock.errors import Fatal, Revoked
 
 TABLES = {"contact": bound("contact", "lastname")}
