@@ -51,6 +51,11 @@ class Destination:
         """Return the tenant's own condition."""
         return self.system.when
 
+    @cached_property
+    def asked(self) -> frozenset[int]:
+        """Return the fields that decide whether a record is written here."""
+        return self.system.when_fields.union(*(f.when_fields for f in self.flows))
+
     def takes(self, place: str) -> bool:
         """Tell whether golden values that came from a place flow here."""
         return place in self.reaches or self.former(place)

@@ -49,7 +49,9 @@ class Emitter:
                 if record.deleted:
                     self._delete(record, cid, d, copy, out)
                 else:
-                    self._update(record, cid, d, copy, touched, out, due == d.place)
+                    # What comes back has missed whatever changed while it was out: then everything is looked at.
+                    some = None if touched and not d.asked.isdisjoint(touched) else touched
+                    self._update(record, cid, d, copy, some, out, due == d.place)
 
     # ------------------------------------------------------------------------------------------------ updates
 

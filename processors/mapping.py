@@ -56,9 +56,9 @@ def _entity(config: Config, name: str, spec: EntitySpec) -> EntityPlan:
 
 def _flows(flow: FlowSpec, path: str, spec: EntitySpec, index: dict[str, int]) -> list[FlowPlan]:
     when = _condition(flow.when, f"{path}.when", spec)
-    fields = frozenset(index[f] for f in flow.fields)
+    fields, asked = frozenset(index[f] for f in flow.fields), _asked(flow.when, index)
     return [
-        FlowPlan(source, to, when, flow.on_exit, flow.delay_s, fields, flow.create)
+        FlowPlan(source, to, when, flow.on_exit, flow.delay_s, fields, flow.create, asked)
         for source in flow.source
         for to in flow.to
         if source != to
@@ -70,6 +70,11 @@ def _condition(text: str | None, path: str, spec: EntitySpec) -> Condition | Non
         return compile_condition(text, {n: f.type for n, f in spec.fields.items()}) if text else None
     except ValueError as error:
         raise Fatal(f"{path}: {error}", hint="correct the condition; `tidelock check` tests it") from error
+
+
+def _asked(text: str | None, index: dict[str, int]) -> frozenset[int]:
+    """Return the fields that a condition asks for."""
+    return frozenset(index[f] for f in condition_fields(text, index)) if text else frozenset()
 
 
 # ---------------------------------------------------------------------------------------------------------- places
@@ -90,9 +95,7 @@ def _places(
             condition = its.when if written else None
             plan = _tenant(shared, tenant, [f.references for f in spec.fields.values()], several=len(tenants) > 1)
             plan.when = _condition(condition, path, spec)
-            plan.when_fields = (
-                frozenset(index[f] for f in condition_fields(condition, index)) if condition else frozenset()
-            )
+            plan.when_fields = _asked(condition, index)
             yield plan
 
 

@@ -65,7 +65,7 @@ class BindingPlan:
 class FlowPlan:
     """One source system and one destination system, with all their tenants. No ``fields``: all of them.
 
-    ``when`` is asked with the golden record.
+    ``when`` is asked with the golden record; ``when_fields``: the fields that it asks for.
     """
 
     source: str
@@ -75,6 +75,7 @@ class FlowPlan:
     delay_s: float
     fields: frozenset[int]
     create: bool
+    when_fields: frozenset[int] = frozenset()
 
 
 class RowReader:

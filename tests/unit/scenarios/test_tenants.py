@@ -137,6 +137,20 @@ def test_a_record_that_moves_leaves_one_tenant_and_comes_to_the_other(
     assert [r["city"] for r in s.rows(NORTH)] == ["Oslo"]
 
 
+@pytest.mark.parametrize("on_exit", ["keep", "disable"])
+@pytest.mark.parametrize("whose", ["flow", "tenant"])
+def test_a_record_that_comes_back_gets_what_it_has_missed(on_exit: str, whose: str) -> None:
+    """While it is out nothing is written to it; then everything that differs is, not only what brought it back."""
+    condition = "city == 'Oslo'" if whose == "flow" else None
+    flows = [{"from": "crm", "to": "portal", "on_exit": on_exit, "when": condition}, BOTH_WAYS[1]]
+    s = scene(tenants={} if whose == "flow" else BY_CITY, flows=flows, tables={"portal": {"disable": {"points": 0}}})
+    a = s.seed("crm", city="Oslo")
+    for values in ({"city": "Bath"}, {"name": "Ada"}, {"city": "Oslo"}):
+        s["crm"].update(a, values)
+        s.settle()
+    assert [(r["name"], r["city"], r["points"]) for r in s.rows(NORTH)] == [("Ada", "Oslo", 10)]
+
+
 def test_what_stands_in_several_tenants_is_one_record() -> None:
     """Records are unique per system and tenant: the same e-mail in two tenants is found, twice in one of them is reported."""
     s = Scene("crm", System(NORTH, unique=True), System(SOUTH, unique=True), flows=BOTH_WAYS)
