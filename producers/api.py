@@ -144,6 +144,9 @@ class ApiProducer:
             return
         self._looked = time.monotonic()
         self._board.take(self._signals.poll())
-        tenants = self.tenants.all(self.system)
+        # One that was added a moment ago waits until this worker is started anew with it, as the hub's are: what is read before
+        # they know it would go to the dead letters, and its marks would be lost.
+        known = self.spec.all_tenants
+        tenants = [tenant for tenant in self.tenants.all(self.system) if tenant.name in known]
         self._board.requests(tenants)
         self._board.step(tenants)

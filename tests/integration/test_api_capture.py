@@ -13,7 +13,7 @@ import pytest
 from producers.jobs import Job, State, encode, key_of
 from producers.source import Cursor, Page, Task
 from tests.apicaptures import ENTITY, SYSTEM, ApiRig, config_of, elsewhere
-from tests.vendor import VendorProducer, VendorSource
+from tests.vendor import OFFICES, Office, VendorProducer, VendorSource
 from tidelock.apis.records import Record
 from tidelock.context import Context
 from tidelock.embedded import Stack
@@ -401,3 +401,22 @@ def test_a_person_can_have_records_and_entities_read_now(make: Make) -> None:
     rig.ask("refresh", entity=ENTITY)
     rig.until(lambda: b in rig.known("two"))
     rig.until(lambda: not rig.signals("request/"))
+
+
+def test_a_tenant_that_the_hub_does_not_know_yet_is_left_alone(make: Make) -> None:
+    """Identify, started before the tenant was added, would put its records into the dead letters and forget its marks."""
+    rig = make(("one",), options={"seed_on_start": True})
+    OFFICES[SYSTEM, "late"] = late = Office()
+    late.create({"email": "late@example.com"})
+    worker = rig.start()
+    rig.context.access.tenants.add(SYSTEM, "late", credentials={"token": "t"})
+    rig.until(lambda: {t.name for t in worker.context.access.tenants.all(SYSTEM)} == {"one", "late"})
+    key = rig.offices["one"].create({"email": "a@example.com"})
+    rig.until(lambda: key in rig.known("one"))
+    assert late.calls == 0
+    again = make(("one", "late"), options={"seed_on_start": True})
+    worker.stop()
+    rig.workers.clear()
+    again.start(1)
+    again.until(lambda: {p for t, p in again.marks() if t == "late"} == {0, 1})
+    assert set(again.known("late")) == set(late.rows)
