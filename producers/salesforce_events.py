@@ -200,9 +200,8 @@ def listened(
             return
         wait(max(0.0, min(3.0, said.newest_ms / 1000 + SETTLED_S + 0.5 - org.now())))
         org.time()
-        if (
-            replay is None
-        ):  # what came just before the line was opened is in no event, and was too young to be read then
+        if replay is None:
+            # What came just before the line was opened is in no event, and was too young to be read then.
             yield from _by_time(org, task, {"at": at}, at, told, said.origins)
         rows, gone = settled(org, thing, list(said.origins), task.names, wait)
         ended = said.newest_ms // 1000 * 1_000_000

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 from sinks.base import Outcome
 from sinks.instructions import text_value
-from sinks.target import Creation, Edit, Result, Target
+from sinks.target import Clocked, Creation, Edit, Result, Target
 from tidelock.apis.records import ApiColumn, Record, plain_number
 from tidelock.avro import NULL, VALUE_TAGS, FieldType, decode_slice, from_value
 from tidelock.change import position
@@ -42,6 +42,7 @@ _PLAIN = {4: FieldType.INTEGER, 6: FieldType.NUMBER, 8: FieldType.BOOLEAN, 10: F
 _LOOKS = 3  # at a record that others keep changing
 _MOST_TARGETS = 500
 _MOST_EDITS = 20_000
+_HELD_BACK_S = 5.0
 _AT_ONCE = 8  # tenants
 
 
@@ -83,13 +84,17 @@ class ApiSink:
             )
         target, columns = self._tools(tenant, entity, table)
         edits = self._edits.setdefault((tenant.name, entity), _Edits())
-        wait_s = _delete_wait_s(tenant, table)
+        wait_s = _delete_wait_s(tenant, table, self.held_back_s(tenant))
         work = _Batch(target, table, columns, edits, looks=self.looks(target), delete_wait_s=wait_s)
         for op, carry_out in (("create", work.create), ("update", work.update), ("delete", work.delete)):
             todo = [(i, w) for i, w in enumerate(batch) if w.op == op]
             if todo:
                 carry_out(todo)
         return [work.found[i] for i in range(len(batch))]
+
+    def held_back_s(self, tenant: Tenant) -> float:  # noqa: ARG002 - for captures that say how they read
+        """Return how long a reading of the capture may hold back a change that has been made."""
+        return _HELD_BACK_S
 
     def looks(self, target: Target) -> bool:  # noqa: ARG002 - some targets cannot read
         """Return whether bases are looked at before a write, and what stands there behind it."""
@@ -115,11 +120,11 @@ class ApiSink:
 Todo = list[tuple[int, Write]]
 
 
-def _delete_wait_s(tenant: Tenant, table: TableSpec) -> float:
+def _delete_wait_s(tenant: Tenant, table: TableSpec, held_back_s: float) -> float:
     """Return how long capture may take to tell of an edit: two readings, and what a reading itself holds back; or as the options say."""
-    if "delete_wait_s" in tenant.options:
+    if tenant.options.get("delete_wait_s") is not None:
         return float(tenant.options["delete_wait_s"])
-    return 86_400.0 if table.schedule is not None else 2 * table.every_s + 5.0
+    return 86_400.0 if table.schedule is not None else 2 * table.every_s + held_back_s
 
 
 class _Edits:
@@ -282,7 +287,7 @@ class _Batch:
         """Return the deletes of records that hold no fresh edit of somebody else's; answer the others."""
         for record in self._target.read(self._table, [str(w.native_key) for _, w in todo], ()).values():
             self._edits.note(record)
-        now, out = time.time(), []
+        now, out = self._target.now() if isinstance(self._target, Clocked) else time.time(), []
         for i, w in todo:
             since_s = self._edits.since_s(str(w.native_key), now)
             if since_s >= self._delete_wait_s:

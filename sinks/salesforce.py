@@ -24,6 +24,8 @@ from tidelock.tenants import Tenant
 
 AT_ONCE = 200
 _LOCK_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_WINDOWS_S = 130.0  # a minute, and what a transaction of the usual length holds `latestDateCovered` back
+_READINGS_S = 15.0
 _CREATED = "CreatedDate"
 
 
@@ -46,6 +48,10 @@ class SalesforceTarget:
         """Close connections, give back permits."""
         self._org.close()
         self._batches.close()
+
+    def now(self) -> float:
+        """Return the org's time, as its last answer told it."""
+        return self._org.now()
 
     def columns(self, table: TableSpec) -> dict[str, ApiColumn]:
         """Return an object's columns, as the capture has them. Raises Fatal if our id has no column that finds records."""
@@ -213,3 +219,7 @@ class SalesforceSink(ApiSink):
     """Write to Salesforce orgs."""
 
     target = SalesforceTarget
+
+    def held_back_s(self, tenant: Tenant) -> float:
+        """Return how long capture holds changes back: windows of whole minutes, or only until a second is over."""
+        return _WINDOWS_S if tenant.options.get("changes", "updated") == "updated" else _READINGS_S

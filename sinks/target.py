@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from tidelock.apis.records import ApiColumn, Record, Version
 from tidelock.config import TableSpec
@@ -82,6 +82,14 @@ class Target(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+@runtime_checkable
+class Clocked(Protocol):
+    """A target whose system tells what time it is there: `Record.at` is compared with that, not with this machine's clock."""
+
+    def now(self) -> float:
+        """Return the system's time in seconds since 1970, as its last answer told it."""
 
 
 def names_of(items: Sequence[Creation] | Sequence[Edit]) -> tuple[str, ...]:

@@ -178,6 +178,17 @@ def test_events_tell_every_kind_of_change_with_its_author(listening: Reader) -> 
     assert back.version > told[b].version
 
 
+def test_what_was_too_young_when_the_line_was_opened_is_told_with_the_first_event(make: Make) -> None:
+    """It is in no event, since it happened before the subscription, and in no reading by time, since its second was not over."""
+    org = make(changes="events")
+    reader = Reader(org)
+    org.create_there(people(1))
+    assert not reader.poll()
+    org.create_there(people(1, 1))
+    assert names(reader.rest()) == {"P0", "P1"}
+    assert not reader.rest()
+
+
 def test_s16_a_gap_is_read(listening: Reader) -> None:
     org = listening.org
     org.fault(kind="gap", path="_control")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from simulators.clock import Clock
 from simulators.salesforce import SalesforceSimulator
 from simulators.server import Running
 from sinks.base import Outcome
@@ -22,7 +23,7 @@ from tidelock.apis.salesforce_bulk import cell, table
 from tidelock.apis.salesforce_errors import duplicates, long_id, verdict
 from tidelock.auth import ClientCredentials, JwtBearer, RefreshToken
 from tidelock.change import position
-from tidelock.envelopes import APPLIED, MISSING, REJECTED, TAKEN, Receipt, Write
+from tidelock.envelopes import APPLIED, MISSING, REJECTED, TAKEN, UNSEEN_EDIT, Receipt, Write
 from tidelock.errors import Fatal, Lost, Reject, Retry, Revoked
 
 COLUMNS = {"email": "Email__c", "name": "Title__c"}
@@ -369,6 +370,24 @@ def test_a_deletes_receipt_stands_where_the_capture_meets_it(make: Make) -> None
     source.close()
     (gone,) = [r for r in told if r.deleted]
     assert position(*gone.version) == got.position
+
+
+@pytest.mark.parametrize("off_s", [-7200.0, 7200.0])
+@pytest.mark.parametrize("changes", ["updated", "query"])
+def test_s20_a_delete_waits_for_fresh_edits_by_the_clock_of_the_org(
+    make: Make, monkeypatch: pytest.MonkeyPatch, off_s: float, changes: str
+) -> None:
+    now = Clock.now
+    monkeypatch.setattr(Clock, "now", lambda self: now(self) + off_s)
+    writer = make(table={**TABLE, "every_s": 1.0}, changes=changes, delete_wait_s=None)
+    a, b = writer.created(2)
+    writer.org.edit_there(a, name="Theirs")
+    writer.org.advance(60.0)  # a window of whole minutes may not have told of it yet; a query has
+    got = writer.done(write("n0", "delete", a, 2), write("n1", "delete", b, 2))
+    assert got[1].outcome == APPLIED
+    assert (got[0].kind == UNSEEN_EDIT) is (changes == "updated")
+    writer.org.advance(120.0)
+    assert writer.done(write("n0", "delete", a, 3))[0].outcome == APPLIED
 
 
 def test_a_value_is_written_as_its_column_is_typed(make: Make) -> None:
