@@ -122,7 +122,8 @@ class DynamicsSource:
                 raise Fatal(
                     f"{self._dataverse.tenant.path}: table {entity.name} is at version {upto}, but changes up to {before} have been read: "
                     "the environment was set back or replaced by a copy",
-                    hint="decide which side is right, then read it anew: `tidelock seed` of the system and entity",
+                    hint="correct `url` if it is the wrong environment; after a restore start over with another `prefix` and `tidelock seed`: what has been "
+                    "published stands at versions that will come again",
                 )
             records, gone = [], []
             for row in page["value"]:

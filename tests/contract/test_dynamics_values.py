@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from simulators.dynamics import DynamicsSimulator
 from simulators.server import Running
+from sinks.references import Referencing
 from tests.contract.dynamicsorg import Organisation, bound
-from tests.sinking import record, value
+from tests.sinking import SYSTEM, record, value
 from tidelock.apis.dynamics import exact, tracked_to
 from tidelock.apis.dynamics_tables import Entity
 from tidelock.apis.judging import Answer
 from tidelock.apis.multipart import Part, encode_batch
 from tidelock.change import position
-from tidelock.envelopes import APPLIED, MISSING, REJECTED
+from tidelock.envelopes import APPLIED, MISSING, REJECTED, Receipt
+from tidelock.links import LinkView
 
 Make = Callable[..., Organisation]
 CUSTOM = [
@@ -201,6 +203,42 @@ def test_a_customer_of_the_other_table_is_no_reference_of_this_field(organisatio
     assert o.row("contact", key)["_parentcustomerid_value"] == boss
     assert o.read("contact", key).values["parentcustomerid"] is None
     assert o.polled("contact")[key].values["parentcustomerid"] is None
+
+
+class Links:
+    """What the hub knows: the account that the CRM calls 7 is this one here."""
+
+    def __init__(self, account: str) -> None:
+        self._account = account
+
+    def refresh(self, wait_s: float) -> int:
+        return 0
+
+    def canonical_id(self, system: str, tenant: str, key: str) -> str | None:
+        return "acme" if (system, tenant, key) == ("crm", "default", "7") else None
+
+    def native_key(self, canonical_id: str, system: str, tenant: str) -> str | None:
+        return self._account if (canonical_id, system, tenant) == ("acme", SYSTEM, "default") else None
+
+
+def test_a_reference_that_another_system_spelt_becomes_the_row_here(organisation: Make) -> None:
+    """Through the hub: the CRM's key of the account is resolved to the account's id, and a parent that is not here yet is waited for."""
+    o = organisation(PARENTS, TO_ACCOUNT)
+    (acme,) = o.load("account", {"name": "Acme"})
+    sink = Referencing(o.sink, o.context.config, SYSTEM, lambda _: cast("LinkView", Links(acme)))
+    here, nowhere = sink.write(
+        [
+            o.make("a", "contact", "create", lastname="A", parentcustomerid="crm:7"),
+            o.make("b", "contact", "create", lastname="B", parentcustomerid="crm:8"),
+        ]
+    )
+    assert isinstance(here, Receipt)
+    assert isinstance(nowhere, Receipt)
+    assert (here.outcome, nowhere.outcome, nowhere.kind) == (APPLIED, REJECTED, "missing_parent")
+    captured = o.columns("contact")["parentcustomerid"]
+    read = o.read("contact", str(here.native_key))
+    assert read.values["parentcustomerid"] == acme
+    assert here.values == {"parentcustomerid": captured.generic(acme)}, "how it is spelt here makes no edit"
 
 
 @pytest.mark.parametrize("kind", ["account", "contact"])
