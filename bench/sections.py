@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import recovery, state, tenants, two_way
+from bench import apis, recovery, state, tenants, two_way
 from bench.contestant import Say
 from tidelock.embedded import Stack
 
@@ -17,4 +17,5 @@ SECTIONS: dict[str, Section] = {
     "recovery": recovery.measure,
     "state": state.measure,
     "tenants": tenants.measure,
+    "apis": apis.measure,
 }

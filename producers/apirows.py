@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from producers.base import Guard
@@ -24,6 +25,17 @@ def wanted(table: TableSpec) -> tuple[str, ...]:
         if extra is not None:
             names[extra] = None
     return tuple(names)
+
+
+def hide(guard: Guard, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as they may stand in a topic: sensitive columns are left out, or are what takes their place."""
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        if guard.dropped(name):
+            continue
+        replace = guard.replacing(name)
+        out[name] = value if replace is None or value is None else replace(str(value).encode()).decode()
+    return out
 
 
 class ApiRows:
@@ -47,8 +59,11 @@ class ApiRows:
         topic = context.topics.cdc(system, task.entity)
         self._writer = context.codec.change_writer(topic, system, tenant, task.entity, shown)
 
-    def change(self, record: Record, op: int) -> bytes:
-        """Return the change of a record; a deleted one is a delete whatever ``op`` says. Raises Reject for values that are none."""
+    def change(self, record: Record, op: int, *, hidden: bool = False) -> bytes:
+        """Return the change of a record; a deleted one is a delete whatever ``op`` says. Raises Reject for values that are none.
+
+        ``hidden``: its sensitive columns are hidden already (`hide`).
+        """
         at = position(*record.version)
         event = event_id(key_digest(*self._digest, record.key), at)
         after: list[bytes] | None = None
@@ -61,7 +76,7 @@ class ApiRows:
             values = record.values
             for column in self._columns:
                 if column.name in values:
-                    after.append(self._encode(column, values[column.name]))
+                    after.append(self._encode(column, values[column.name], hidden=hidden))
                 elif (column.name,) == self._table.key:
                     after.append(self._encode(column, record.key))
                 else:
@@ -83,18 +98,16 @@ class ApiRows:
             absent=tuple(absent),
         )
 
-    def show(self, record: Record) -> bytes:
+    def show(self, record: Record, *, hidden: bool = False) -> bytes:
         """Spell a record that cannot be encoded as JSON, for the dead letter; hidden columns stay hidden."""
-        out: dict[str, Any] = {}
-        for name, value in record.values.items():
-            if name in self._replacing:
-                out[name] = None if value is None else self._replacing[name](str(value).encode()).decode()
-            elif not self._guard.dropped(name):
-                out[name] = value
-        return json.dumps({"key": record.key, "values": out}, default=str).encode()
+        values = record.values if hidden else hide(self._guard, record.values)
+        return json.dumps({"key": record.key, "values": values}, default=str).encode()
 
-    def _encode(self, column: ApiColumn, value: Any) -> bytes:
+    def _encode(self, column: ApiColumn, value: Any, *, hidden: bool = False) -> bytes:
         replace = self._replacing.get(column.name)
         if replace is None:
             return column.encode(value)
-        return NULL if value is None else some_bytes(replace(str(value).encode()))
+        if value is None:
+            return NULL
+        text = str(value).encode()
+        return some_bytes(text if hidden else replace(text))

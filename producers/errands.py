@@ -127,7 +127,8 @@ class Errands:
         if job.kind == "read":
             self._publish(task, rows, tenant.name, source.read(task, job.keys), UPDATE)
         elif job.kind == "told":
-            self._publish(task, rows, tenant.name, [msgspec.convert(r, Record) for r in job.records], UPDATE)
+            told = [msgspec.convert(r, Record) for r in job.records]
+            self._publish(task, rows, tenant.name, told, UPDATE, hidden=job.hidden)
         elif job.kind == "split":
             self._split(job, source, task)
         elif job.kind == "load":
@@ -254,16 +255,18 @@ class Errands:
             raise KafkaTrouble(error) from error
         return keys
 
-    def _publish(self, task: Task, rows: ApiRows, tenant: str, records: Iterable[Record], op: int) -> int:
+    def _publish(
+        self, task: Task, rows: ApiRows, tenant: str, records: Iterable[Record], op: int, *, hidden: bool = False
+    ) -> int:
         """Publish records and wait until Kafka has them; one that is bad becomes a dead letter."""
         count = 0
         with self.kafka():
             for record in records:
                 key = record.key.encode()
                 try:
-                    value = rows.change(record, CREATE if record.created and op == UPDATE else op)
+                    value = rows.change(record, CREATE if record.created and op == UPDATE else op, hidden=hidden)
                 except Reject as error:
-                    self._publisher.dead_letter(task.entity, key, rows.show(record), error, tenant)
+                    self._publisher.dead_letter(task.entity, key, rows.show(record, hidden=hidden), error, tenant)
                     continue
                 self._publisher.publish(task.entity, key, value, tenant)
                 count += 1

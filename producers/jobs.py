@@ -56,7 +56,10 @@ class Load(msgspec.Struct, omit_defaults=True):
 
 
 class Job(msgspec.Struct, omit_defaults=True):
-    """One piece of work. ``kind``: a kind of run, ``load``, ``read`` (keys), or ``told`` (records that came with a webhook)."""
+    """One piece of work. ``kind``: a kind of run, ``load``, ``read`` (keys), or ``told`` (records that came with a webhook).
+
+    ``hidden``: the sensitive columns of ``records`` are hidden already, and must not be hashed a second time.
+    """
 
     kind: str
     tenant: str
@@ -66,6 +69,7 @@ class Job(msgspec.Struct, omit_defaults=True):
     load: Load | None = None
     keys: list[str] = []
     records: list[dict[str, Any]] = []
+    hidden: bool = False
     at: float = 0.0
     tries: int = 0
     not_before: float = 0.0

@@ -13,8 +13,11 @@ from typing import Any
 import msgspec
 import structlog
 
+from producers.apirows import hide
+from producers.base import Guard
 from producers.jobs import Job, encode, key_of
 from producers.source import Call, Hook, Notice
+from tidelock.config import TableSpec
 from tidelock.context import Context
 from tidelock.errors import Fatal, Reject, Retry, TidelockError
 from tidelock.signatures import Refused
@@ -205,7 +208,7 @@ class Reception:
             if name not in known or known[name].state != "on" or notice.entity not in spec.entities:
                 continue
             keys.setdefault((name, notice.entity), {}).update(dict.fromkeys(notice.keys))
-            out += self._told(name, notice, now)
+            out += self._told(name, notice, spec.entities[notice.entity], now)
         for (name, entity), named in keys.items():
             listed = list(named)
             out += [
@@ -213,15 +216,17 @@ class Reception:
             ]
         return out
 
-    @staticmethod
-    def _told(tenant: str, notice: Notice, now: float) -> list[Job]:
+    def _told(self, tenant: str, notice: Notice, table: TableSpec, now: float) -> list[Job]:
+        """Cut what was told into jobs, with its sensitive columns hidden: jobs stand in a topic."""
+        guard = Guard(self._context.config.prefix, table)
         out: list[Job] = []
         size = _JOB_BYTES
         for record in notice.records:
             plain: dict[str, Any] = msgspec.to_builtins(record)
+            plain["values"] = hide(guard, plain["values"])
             length = len(msgspec.json.encode(plain))
             if size + length > _JOB_BYTES:
-                out.append(Job("told", tenant, notice.entity, at=now))
+                out.append(Job("told", tenant, notice.entity, at=now, hidden=True))
                 size = 0
             out[-1].records.append(plain)
             size += length

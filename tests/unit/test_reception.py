@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -228,3 +229,14 @@ def test_large_tellings_are_cut_into_several_jobs(desk: Make) -> None:
     body = [event(email="x" * 300_000) | {"data": {"id": n, "email": "x" * 300_000}} for n in range(3)]
     jobs = desk().jobs(body)
     assert [len(j.records) for j in jobs] == [1, 1, 1]
+
+
+def test_sensitive_columns_are_hidden_before_a_job_stands_in_its_topic(desk: Make) -> None:
+    hidden = {"card": "drop", "pin": "mask", "born": "hash"}
+    columns = [{"column": "email", "field": "email"}, *({"column": c, "sensitive": how} for c, how in hidden.items())]
+    made = desk(map=columns)
+    (job,) = made.jobs(event(email="a@example.com", card="4111", pin=7, born="1969"))
+    (record,) = job.records
+    digest = hmac.digest(b"tidelock/", b"1969", "sha256").hex()
+    assert record["values"] == {"id": 42, "email": "a@example.com", "pin": "***", "born": digest}
+    assert job.hidden, "or it would be hashed again"
