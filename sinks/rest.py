@@ -110,7 +110,9 @@ class RestTarget:
             return Result(error=Reject(sentence(answer, "the create"), kind="not_found"))
         body = _body(answer)
         key = text_at(body, how.key) if how.key else text_at(body, table.key[0])
-        if key is None and how.key:
+        if (
+            key is None and how.key and not own
+        ):  # where we name the records, the answer need not: it may be one to a call it knows already
             return Result(error=Reject(f"the answer to a create has no key at {how.key}", kind="no_key"))
         return self._done(table, how, key or item.canonical_id, body)
 
