@@ -112,8 +112,8 @@ class HubSpotSource:
             out |= {record.key: record for record in map(self._hub.record, rows)}
         for key in keys:
             if key not in out:
-                # Erased for good: it cannot be said when, but not later than now.
-                version = (seen.now_ms, 1) if seen.now_ms else MERGED_AWAY
+                # Erased for good: it cannot be said when. Not quite now, lest a record that is too new to be read be lost for ever.
+                version = (seen.now_ms - self._lag_ms, 1) if seen.now_ms else MERGED_AWAY
                 out[key] = Record(key, {}, version, seen.now_ms * 1000, deleted=True)
         return list(out.values())
 

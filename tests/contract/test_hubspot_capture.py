@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -311,12 +312,29 @@ def test_what_was_erased_for_good_is_found_by_the_look_at_every_id(make: Make) -
     a, *_ = portal.create_there(PEOPLE)
     portal.settle()
     first = reading.told()[a]
+    portal.advance(60)
     hub = reading.source._hub  # type: ignore[attr-defined]
     hub.send("POST", "/crm/v3/objects/contacts/gdpr-delete", json={"objectId": a}, repeat=True)
     assert a not in {k for p in reading.source.run(reading.task, "deletes", None) for k in p.met}
     (gone,) = reading.source.read(reading.task, [a])
     assert gone.deleted
     assert gone.version > first.version
+
+
+def test_a_record_that_a_webhook_names_before_it_can_be_read_is_not_lost(make: Make) -> None:
+    """It is told as deleted, but not behind what the next poll finds."""
+    portal = make()
+    reading = Reading(portal)
+    (key,) = portal.create_there(PEOPLE[:1])
+    now = dt.datetime.fromtimestamp(portal.control.get("/clock").json()["now"], dt.UTC)
+    nothing = {"status": "COMPLETE", "results": [], "completedAt": now.isoformat()}
+    portal.fault(kind="status", status=207, path="/batch/read", times=2, body=nothing)
+    (early,) = reading.source.read(reading.task, [key])
+    assert early.deleted
+    portal.settle()
+    found = reading.told()[key]
+    assert not found.deleted
+    assert found.version > early.version
 
 
 # ------------------------------------------------------------------------------------------------ loads and values
