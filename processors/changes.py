@@ -24,7 +24,7 @@ class Changes:
         self.plan = plan
         self.readers = readers
         self.emitter = Emitter(plan, readers)
-        self._match_fields = frozenset(plan.field_index[f] for key in plan.spec.match for f in key)
+        self._match_fields = plan.match_fields
         self.edits = Edits(plan, readers)
         self._skew = int(plan.spec.max_skew_s * 1_000_000)
 
@@ -137,15 +137,34 @@ class Changes:
             changed = self._advance(copy, seen, change.position)
             self.edits.take(record, place, system, copy, changed, reader, schema_id, cause, out)
         copy.schema_id = schema_id
+        self._claim(record, system, cause, out)
         if first:
             record.version = max(record.version, 1)
             out.golden_changed = True
-            if system.accepted >= self._match_fields:
+            if system.accepted.union(f for f, _ in system.given) >= self._match_fields:
                 record.keys = self.plan.match_keys(record.values)  # what identify has found in this very row
         self._finish(record, cid, None, out)
         if record.granted:
             out.identify += [self._entry("release", cid, left) for left in record.granted]
             record.granted = []
+
+    def _claim(self, record: Record, system: SystemPlan, cause: Provenance, out: Effects) -> bool:
+        """Give a record what every record of a tenant has, where nobody has ever said whose it is; tell whether that was so."""
+        unsaid = [(f, value) for f, value in system.given if not record.by[f]]
+        for f, value in unsaid:
+            self.edits.set(record, f, value, cause, out)
+        return bool(unsaid)
+
+    def _claim_late(self, record: Record, out: Effects) -> bool:
+        """Do the same for a record whose tenants were given fields after it was taken, before it is taken for nobody's."""
+        claimed = False
+        for place in record.copies:
+            system = self.plan.places[place]
+            if system.given:
+                newest = max((p.time for p in record.sources), default=0)
+                cause = Provenance(place, newest, bytes(16), None, "tenant")
+                claimed = self._claim(record, system, cause, out) or claimed
+        return claimed
 
     def _time(self, change: Change) -> int:
         """Return the source's time, but not further ahead of the capture than the configured skew allows (S20)."""
@@ -228,8 +247,8 @@ class Changes:
         if record.deleted:
             return
         mode = system.table.on_delete
-        if not system.accepted:
-            return  # a destination only: it is written again
+        if not system.accepted or system.foreign(record):
+            return  # a destination only: it is written again; or it was left behind when the record went to somebody else
         if mode is Deletes.DELETE:
             rule = self.plan.spec.delete_against_edit
             survives = rule == "edit_wins" and bool(
@@ -270,6 +289,8 @@ class Changes:
 
     def _finish(self, record: Record, cid: str, touched: set[int] | None, out: Effects, *, due: str = "") -> None:
         """Tell identify about changed match keys, then compute what is to be written; ``touched`` None means look at everything."""
+        if self.plan.owners and not record.deleted and self._claim_late(record, out):
+            touched = None
         if (
             not record.deleted
             and self._match_fields

@@ -52,6 +52,8 @@ def duplicates(
             continue
         looked += 1
         golden = place.reader(change.columns).golden(change.after, len(plan.fields))
+        for f, given in place.given:
+            golden[f] = given
         shown = {f.name: decode_slice(f.type, golden[f.index]) for f in plan.fields if golden[f.index] != NULL}
         for key in plan.match_keys(golden):
             found[change.tenant, key][change.native_key] = shown
@@ -63,5 +65,5 @@ def duplicates(
             continue
         told.add(members)
         number, _, parts = key.partition(":")
-        groups.append(Group(tenant, plan.spec.match[int(number)], tuple(parts.split("\x1f")), records))
+        groups.append(Group(tenant, plan.match_names[int(number)], tuple(parts.split("\x1f")), records))
     return groups, looked

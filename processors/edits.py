@@ -105,6 +105,7 @@ class Edits:
         touched: set[int] = set()
         by_column = self.by_column[system.system]
         done: set[int] = set()
+        foreign = bool(system.given) and system.foreign(record)
         before = reader if copy.schema_id == schema_id else self.readers.get(system, copy.schema_id)
         for c in changed:
             for binding in by_column[c]:
@@ -125,6 +126,9 @@ class Edits:
                     self._flag(place, system, copy, binding, expected, before, error, out)
                     continue
                 base = self._base(copy, binding, expected, before)
+                if foreign:
+                    self._elsewhere(record, place, binding, base, theirs, cause, out)
+                    continue
                 for n, f in enumerate(binding.fields):
                     self._edit(
                         record,
@@ -140,6 +144,22 @@ class Edits:
                     )
                 touched.update(binding.fields)
         return touched
+
+    def _elsewhere(
+        self,
+        record: Record,
+        place: str,
+        binding: BindingPlan,
+        base: tuple[bytes, ...] | None,
+        theirs: tuple[bytes, ...],
+        cause: Provenance,
+        out: Effects,
+    ) -> None:
+        """Record an edit of a copy whose record belongs to somebody else by now: it stays where it is, and is not lost without a word."""
+        for n, f in enumerate(binding.fields):
+            by = record.provenance(f)
+            if base is not None and by is not None and theirs[n] not in (base[n], record.values[f]):
+                self.clash(f, place, by, base[n], record.values[f], theirs[n], "tenant", "golden", cause, out)
 
     def _meaning(
         self, copy: Copy, binding: BindingPlan, raws: tuple[bytes, ...], reader: RowReader

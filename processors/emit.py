@@ -325,6 +325,8 @@ class Emitter:
 
     def _delete(self, record: Record, cid: str, d: Destination, copy: Copy, out: Effects) -> None:
         mode = d.system.table.write_delete
+        if d.system.foreign(record):  # left behind when the record went to somebody else, whose delete this is
+            mode = Deletes.UNLINK
         if DELETE_BINDING in copy.parked or mode is Deletes.IGNORE:
             return
         if mode is Deletes.UNLINK:

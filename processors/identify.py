@@ -55,6 +55,7 @@ class _Entity:
             {place: grants(plan, place) for place in captured},
             plan.spec.ambiguous,
             frozenset(captured),
+            {place: plan.tail(plan.places[place].given) for place in captured if plan.places[place].given},
         )
         self.places = frozenset(self.rules.places)
         self.spotter = Spotter(plan, context.codec)
@@ -196,7 +197,7 @@ class IdentifyStage:
         read, get = entity.spotter.read, mine.get
         for i, (message, e) in enumerate(entries):
             unknown = e.kind == "unknown"
-            if not (unknown or (e.kind == "bounce" and e.payload)):
+            if not (unknown or (e.kind in ("bounce", "stray") and e.payload)):
                 continue
             place = f"{e.system}/{e.tenant}"
             try:
@@ -250,6 +251,8 @@ class IdentifyStage:
                 identity.dying(e.canonical_id)
             case "bounce":
                 identity.bounce(e.canonical_id, place, e.native_key, sight)
+            case "stray":
+                identity.stray(e.canonical_id, place, e.native_key, sight)
             case "taken":
                 identity.taken(e.canonical_id, place, e.native_key, e.keys)
             case "release":
@@ -257,6 +260,12 @@ class IdentifyStage:
             case "retry":
                 identity.retry(e.canonical_id, place)
             case "link":
+                if identity.foreign(e.canonical_id, place):
+                    raise Reject(
+                        f"{place}/{e.native_key} cannot be linked to {e.canonical_id}, which belongs to another tenant",
+                        kind="other_tenant",
+                        hint="whose a record is, is decided where that field is kept: correct it there, then link again",
+                    )
                 identity.decide_link(e.canonical_id, place, e.native_key)
             case "unlink":
                 identity.decide_unlink(place, e.native_key)

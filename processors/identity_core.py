@@ -7,6 +7,8 @@ that we created exists twice; what is parked is parked for a reason that still h
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from processors.identity_judge import Judge
 from processors.identity_rows import ALONE, OWN, Key, Native, Sight, part
 
@@ -82,6 +84,17 @@ class Identity(Judge):
             self.out.no_link(place, native, -1)
         if sight is not None:
             self._look(sight, n)
+        self._settle()
+
+    def stray(self, cid: str, place: str, native: str, sight: Sight | None) -> None:
+        """A native was linked to a record that belongs to another tenant: it is whatever its match keys say, without our id that it carries."""
+        n = self.ledger.native(place, native)
+        if n.cid == cid:
+            self._part(cid, place, native, n)
+            self.ledger.save_native(place, native, n)
+            self._slot_moved(cid)
+        if sight is not None:
+            self._look(replace(sight, ext=None), n)
         self._settle()
 
     def create(self, cid: str, place: str, payload: bytes) -> None:
@@ -238,6 +251,11 @@ class Identity(Judge):
     def decide_link(self, cid: str, place: str, native: str) -> None:
         """This native record is that record."""
         self._direct(place, native, cid)
+
+    def foreign(self, cid: str, place: str) -> bool:
+        """Tell whether a record belongs to another tenant than the place, as far as its match keys tell."""
+        tail, (_, r) = self.rules.tails.get(place, ""), self._record(cid)
+        return bool(tail) and r is not None and bool(r.keys) and not r.keys[0].endswith(tail)
 
     def decide_unlink(self, place: str, native: str) -> None:
         """This native record is to be left alone until a person links it or makes it a record of its own."""

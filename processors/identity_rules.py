@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
@@ -19,7 +19,7 @@ class Rules:
 
     ``places``: every captured place of the entity, in a fixed order; ``grants``: place where a record is born → places in
     which merge may create it at once; ``ambiguous``: the entity's policy; ``closing``: places in which nothing is created
-    until their seed is through.
+    until their seed is through; ``tails``: how every match key of a record ends that belongs to a tenant, by place, where tenants say so.
     """
 
     entity: str
@@ -27,6 +27,7 @@ class Rules:
     grants: Mapping[str, tuple[str, ...]]
     ambiguous: str = "quarantine"
     closing: frozenset[str] = frozenset()
+    tails: Mapping[str, str] = field(default_factory=dict)
 
 
 class Joiner(Protocol):

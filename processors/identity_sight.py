@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from processors.identity_rows import Sight
 from processors.partials import Partials, told
-from processors.plan import EntityPlan, RowReader
+from processors.plan import EntityPlan, Given, RowReader
 from tidelock.avro import NULL, decode_bytes, decode_long, decode_slice
 from tidelock.change import DELETE, Change, Column, value_position
 from tidelock.codec import Codec, schema_id
@@ -19,7 +19,7 @@ class _Layout:
     def __init__(self, plan: EntityPlan, system: str, columns: tuple[Column, ...]) -> None:
         source = plan.systems[system]
         self.reader: RowReader = source.reader(columns)
-        wanted = {plan.field_index[f] for key in plan.spec.match for f in key}
+        wanted = plan.match_fields
         positions = self.reader.positions
         self.bindings = [
             (b.index, b.fields, tuple(positions[c] for c in b.columns), self.reader.identity[b.index])
@@ -39,6 +39,7 @@ class Spotter:
         self._codec = codec
         self._partials = Partials(codec)
         self._blank = [NULL] * len(plan.fields)
+        self._given = {place: self._begun(p.given) for place, p in plan.places.items() if p.given}
         self._layouts: dict[int, _Layout] = {}
 
     def read(self, place: str, native: str, payload: bytes, partition: int, offset: int) -> Sight:
@@ -51,7 +52,7 @@ class Spotter:
         if change.op == DELETE or change.after is None:
             return Sight(place, native, change.position, (), None, True, partition, offset, payload)
         layout = self._layouts.get(schema_id(payload)) or self._layout(payload, change)
-        keys = self._keys(layout, change, change.after, self._blank.copy())
+        keys = self._keys(layout, change, change.after, self._given.get(place, self._blank).copy())
         ext = None if layout.ext < 0 else self._ext(layout, change, change.after)
         return Sight(place, native, change.position, keys, ext, False, partition, offset, payload)
 
@@ -59,7 +60,7 @@ class Spotter:
         """See `processors.identity_rules.Joiner`."""
         *earlier, payload = self._partials.join((*older.earlier, older.payload, *newer.earlier, newer.payload))
         newest = newer if newer.position >= older.position else older
-        golden, keys, ext = self._blank.copy(), newest.keys, newest.ext
+        golden, keys, ext = self._given.get(newest.place, self._blank).copy(), newest.keys, newest.ext
         if earlier:
             ext = None
             for part in self._partials.runs((*earlier, payload)):
@@ -89,6 +90,13 @@ class Spotter:
         kept = [*sight.earlier, sight.payload]
         parts = self._partials.first_sight(kept) if linked else kept
         return [replace(sight, position=value_position(p), payload=p, earlier=()) for p in parts]
+
+    def _begun(self, given: Given) -> list[bytes]:
+        """Return golden values that hold what every record of a tenant has, and nothing else yet."""
+        values = self._blank.copy()
+        for f, value in given:
+            values[f] = value
+        return values
 
     def _layout(self, payload: bytes, change: Change) -> _Layout:
         number = schema_id(payload)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from processors.belonging import belongs, check_given, given, owners
 from processors.bindings import compile_binding, fixed, no_read, reference
 from processors.plan import BindingPlan, Condition, EntityPlan, FieldPlan, FlowPlan, Places, SystemPlan
 from processors.transforms import TEXT, TEXTS, literal, parser, string_of
@@ -48,10 +49,12 @@ def _entity(config: Config, name: str, spec: EntitySpec) -> EntityPlan:
     )
     places = Places(_places(config, name, spec, index, flows), partial(_former, fields))
     order = [s for s in spec.priority if s in present] + [s for s in present if s not in spec.priority]
-    keys = tuple(tuple((index[f], TEXT[spec.fields[f].type]) for f in key) for key in spec.match)
+    owning = owners(config, name, spec)
+    keys = tuple(tuple((index[f], TEXT[spec.fields[f].type]) for f in key if f not in owning) for key in spec.match)
     ranked = [p.place for s in order for p in places.values() if p.system == s]
     rank = {place: i for i, place in enumerate(ranked)}
-    return EntityPlan(name, spec, fields, index, places, rank, flows, keys)
+    whose = tuple((index[f], TEXT[spec.fields[f].type]) for f in owning)
+    return EntityPlan(name, spec, fields, index, places, rank, flows, keys, whose)
 
 
 def _flows(flow: FlowSpec, path: str, spec: EntitySpec, index: dict[str, int]) -> list[FlowPlan]:
@@ -88,14 +91,16 @@ def _places(
         tenants = system.all_tenants
         if entity not in system.entities or not tenants:
             continue
+        check_given(name, system, entity, spec)
         shared = _system(name, next(iter(tenants)), system, entity, spec, index, flows)
         written = any(flow.to == name for flow in flows)
         for tenant, its in tenants.items():
-            path = f"systems.{name}.tenants.{tenant}.when"
+            path = f"systems.{name}.tenants.{tenant}"
             condition = its.when if written else None
             plan = _tenant(shared, tenant, [f.references for f in spec.fields.values()], several=len(tenants) > 1)
-            plan.when = _condition(condition, path, spec)
-            plan.when_fields = _asked(condition, index)
+            plan.given = given(f"{path}.fields", its.fields, spec, index)
+            plan.when = belongs(plan.given, _condition(condition, f"{path}.when", spec))
+            plan.when_fields = _asked(condition, index).union(f for f, _ in plan.given)
             yield plan
 
 
@@ -117,7 +122,7 @@ def _refers(binding: BindingPlan, references: Sequence[str | None]) -> bool:
 def _former(fields: Sequence[FieldPlan], like: SystemPlan, tenant: str) -> SystemPlan:
     """Return the plan of a tenant that is configured no more."""
     plan = _tenant(like, tenant, [f.spec.references for f in fields], several=True)
-    plan.when, plan.when_fields = None, frozenset()
+    plan.when, plan.when_fields, plan.given = None, frozenset(), ()
     return plan
 
 

@@ -46,6 +46,25 @@ class Merge(Changes):
         super().__init__(plan, readers)
         self.handback = handback
 
+    def handed_back(self, record: Record, place: str, native: str, out: Effects) -> str:
+        """Return the kind of entry by which a native that was linked goes back to identify; nothing if the record takes it."""
+        if record.deleted:
+            return "bounce"
+        system = self.plan.places[place]
+        if not system.foreign(record):
+            return ""
+        theirs = ", ".join(self.plan.fields[f].name for f, value in system.given if record.values[f] != value)
+        out.notices.append(
+            Notice(
+                "other_tenant",
+                place,
+                f"{place} {self.plan.name} {native} was to be linked to a record that belongs to another tenant by its {theirs};"
+                " it is taken as a record of its own",
+                f"look at both with `tidelock links --record {place}/{native}`; if they are one, correct {theirs} where it is kept",
+            )
+        )
+        return "stray"
+
     def on_receipt(self, record: Record, cid: str, place: str, receipt: Receipt, out: Effects) -> None:
         """Take what became of a write; one that is not under way (any more) is a re-delivery and changes nothing."""
         if self.plan.places[place].direct:

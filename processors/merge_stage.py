@@ -265,12 +265,13 @@ class MergeStage:
             )
         elif item.kind == "linked":
             change = self._change(item.payload)
-            if record.deleted:
+            number, place = schema_id(item.payload), f"{item.system}/{item.tenant}"
+            back = merge.handed_back(record, place, item.native_key, effects)
+            if back:
                 effects.identify.append(
-                    Entry("bounce", cid, item.system, item.tenant, item.native_key, item.position, payload=item.payload)
+                    Entry(back, cid, item.system, item.tenant, item.native_key, item.position, payload=item.payload)
                 )
                 return
-            number, place = schema_id(item.payload), f"{item.system}/{item.tenant}"
             merge.on_linked(
                 record,
                 cid,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from processors.record import Record
 from tidelock.avro import NULL, FieldType, decode_slice
 from tidelock.change import Column
 from tidelock.config import EntitySpec, FieldSpec, Policy, TableSpec
@@ -23,6 +24,7 @@ Read = Callable[[Sequence[bytes]], Slices]
 Identity = tuple[bool, bool]  # (raw is canonical, raw is canonical if it is accepted and the binding is plain)
 MakeRead = Callable[[tuple[FieldType, ...]], tuple[Read, Identity]]
 Condition = Callable[[Sequence[bytes]], bool]
+Given = tuple[tuple[int, bytes], ...]  # fields that all records of a tenant have, and their values
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def _unread(reads: bool, missing: list[str], system: SystemPlan) -> Read:
 class SystemPlan:
     """An entity in one place. ``disable``: tracked column and the slice that means disabled, of that column's type.
 
-    ``when``: which golden records belong to this tenant, on top of what flows say; ``when_fields``: the fields that it asks for.
+    ``given``: fields that every record of this tenant has, and their values. ``when``: which golden records belong to this tenant, on
+    top of what flows say (they have what is given, and meet its condition); ``when_fields``: the fields that it asks for.
     ``by_schema``: readers by the schema id of a change (`processors.edits.Readers`).
     """
 
@@ -164,6 +167,7 @@ class SystemPlan:
     disable: tuple[tuple[int, bytes], ...] = ()
     when: Condition | None = field(default=None, repr=False)
     when_fields: frozenset[int] = frozenset()
+    given: Given = ()
     by_schema: dict[int, RowReader] = field(default_factory=dict, repr=False)
     _readers: dict[tuple[Column, ...], RowReader] = field(default_factory=dict, repr=False)
 
@@ -171,6 +175,10 @@ class SystemPlan:
     def place(self) -> str:
         """Return the name of the place."""
         return f"{self.system}/{self.tenant}"
+
+    def foreign(self, record: Record) -> bool:
+        """Tell whether a record belongs to somebody else: it has, or had, another value of what every record of this tenant has."""
+        return any(record.by[f] and record.values[f] != value for f, value in self.given)
 
     @cached_property
     def direct(self) -> bool:
@@ -245,7 +253,10 @@ class Places(dict[str, SystemPlan]):
 
 @dataclass(eq=False)
 class EntityPlan:
-    """One entity in all places. ``rank``: which place wins, the one of rank 0 first."""
+    """One entity in all places. ``rank``: which place wins, the one of rank 0 first.
+
+    ``owners``: the fields that tenants give their records (`SystemPlan.given`), and how they are spelt in match keys.
+    """
 
     name: str
     spec: EntitySpec
@@ -255,6 +266,7 @@ class EntityPlan:
     rank: dict[str, int]
     flows: tuple[FlowPlan, ...]
     keys: tuple[tuple[tuple[int, Callable[[bytes], str]], ...], ...] = field(repr=False)
+    owners: tuple[tuple[int, Callable[[bytes], str]], ...] = field(default=(), repr=False)
     _reach: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -284,7 +296,15 @@ class EntityPlan:
         return known
 
     def match_keys(self, golden: Sequence[bytes]) -> tuple[str, ...]:
-        """Return one ``i:part\\x1fpart`` per match key without a blank part, in order of precedence; parts trimmed and case-folded."""
+        """Return one ``i:part\\x1fpart`` per match key without a blank part, in order of precedence; parts trimmed and case-folded.
+
+        Each ends with whose record it is, exactly as that is written; a record that does not say so has none.
+        """
+        whose = ""
+        if self.owners:
+            if any(len(golden[f]) < 2 for f, _ in self.owners):
+                return ()
+            whose = self.tail([(f, golden[f]) for f, _ in self.owners])
         out = []
         for i, key in enumerate(self.keys):
             parts = []
@@ -295,8 +315,25 @@ class EntityPlan:
                     break
                 parts.append(part)
             else:
-                out.append(f"{i}:" + "\x1f".join(parts))
+                out.append(f"{i}:" + "\x1f".join(parts) + whose)
         return tuple(out)
+
+    def tail(self, given: Iterable[tuple[int, bytes]]) -> str:
+        """Return how the match keys of records end that have these owners; nothing if they are not all of them."""
+        values = dict(given)
+        if any(f not in values for f, _ in self.owners):
+            return ""
+        return "".join(["\x1f" + text(values[f]) for f, text in self.owners])
+
+    @cached_property
+    def match_fields(self) -> frozenset[int]:
+        """Return the fields that match keys are made of."""
+        return frozenset(f for key in (*self.keys, self.owners if self.keys else ()) for f, _ in key)
+
+    @cached_property
+    def match_names(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the fields of every match key."""
+        return tuple(tuple(self.fields[f].name for f, _ in (*key, *self.owners)) for key in self.keys)
 
     def reaches(self, source: str, to: str) -> bool:
         """Tell whether values of one system come to another, directly or through others."""

@@ -66,6 +66,7 @@ _MIGRATIONS = (
     ) with (fillfactor = 50);
     """,
     "alter table tidelock.central add column proof bytea",  # sealed: whoever can open it has the right key
+    "alter table tidelock.tenant add column fields jsonb not null default '{}'",  # what every record of the tenant has
 )
 
 

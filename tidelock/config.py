@@ -184,6 +184,11 @@ class TenantSpec(Model):
     credentials: dict[str, SecretStr] = Field(
         default_factory=dict, description="instead of the system's `credentials`, name by name"
     )
+    fields: dict[Name, str] = Field(
+        default_factory=dict,
+        description="fields that every record of this tenant has, and their values: what is captured here gets them, only records "
+        "that have them are written here, and they are part of every match key",
+    )
     when: str | None = Field(
         None,
         description="only records for which this condition holds are written to this tenant, on top of the flow's own",

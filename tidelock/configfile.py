@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from tidelock import configchecks, configtree
+from tidelock import configchecks, configtree, tenantfields
 from tidelock.avro import FieldType
 from tidelock.config import Config
 from tidelock.configtree import Problem, Tree
@@ -59,20 +59,22 @@ def parse(text: str, name: str, variables: Mapping[str, str]) -> Config:
             for detail in error.errors(include_url=False):
                 _report(tree, detail, unset)
         configchecks.check(tree)
+        tenantfields.check(tree)
     if config is None or tree.problems:
         raise Fatal(_message(name, tree.problems), hint="correct the file; `tidelock check` tests it")
     return config
 
 
 def _keep_secrets(tree: Tree) -> None:
-    """Take secrets as they are written: a password of digits is no number, and loses no zero."""
+    """Take secrets, and the fields that tenants give, as they are written: a password of digits is no number, and loses no zero."""
     for (*parents, leaf), text in tree.texts.items():
-        if not text or _model_at((*parents, leaf)) is not SecretStr:
+        given = parents[::2] == ["systems", "tenants", "fields"] and len(parents) == 5
+        if not text or not (given or _model_at((*parents, leaf)) is SecretStr):
             continue
         at: Any = tree.data
         for step in parents:
             at = at.get(step) if isinstance(at, dict) else None
-        if isinstance(at, dict) and not isinstance(at.get(leaf), str):
+        if isinstance(at, dict) and not isinstance(at.get(leaf), str) and not (given and at.get(leaf) is None):
             at[leaf] = text
 
 

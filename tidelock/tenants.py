@@ -44,6 +44,7 @@ class Tenant:
     reason: str | None
     since: datetime | None
     added: bool = False  # at run time, not in the configuration file
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Show everything but the values of credentials."""
@@ -79,9 +80,10 @@ class _Row:
     reason: str | None = None
     since: datetime | None = None
     refused: bytes | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
-_COLUMNS = "name, added, url, options, condition, credentials, state, reason, since, refused"
+_COLUMNS = "name, added, url, options, condition, credentials, state, reason, since, refused, fields"
 
 
 class Tenants:
@@ -171,12 +173,13 @@ class Tenants:
             reason=reason,
             since=since,
             added=row.added,
+            fields=row.fields or own.fields,
         )
 
     def _row(self, system: str, row: tuple[Any, ...]) -> _Row:
-        name, added, url, options, condition, sealed, state, reason, since, refused = row
+        name, added, url, options, condition, sealed, state, reason, since, refused, fields = row
         credentials = self.secrets.open(system, name, sealed)
-        return _Row(name, added, url, options, condition, credentials, state, reason, since, refused)
+        return _Row(name, added, url, options, condition, credentials, state, reason, since, refused, fields)
 
     def _spec(self, system: str) -> SystemSpec:
         spec = self._config.systems.get(system)
@@ -210,6 +213,7 @@ class Tenants:
         options: Mapping[str, Any] | None = None,
         credentials: Mapping[str, str] | None = None,
         when: str | None = None,
+        fields: Mapping[str, str] | None = None,
     ) -> Tenant:
         """Add a tenant at run time. Raises Fatal if there is one of that name, or the system is not one of several tenants."""
         spec = self._spec(system)
@@ -230,10 +234,10 @@ class Tenants:
             )
         with self._changing(system) as db:
             done = db.execute(
-                b"insert into tidelock.tenant (system, name, added, url, options, condition, credentials)"
-                b" values (%s, %s, true, %s, %s, %s, %s) on conflict (system, name) do update set added = true,"
+                b"insert into tidelock.tenant (system, name, added, url, options, condition, credentials, fields)"
+                b" values (%s, %s, true, %s, %s, %s, %s, %s) on conflict (system, name) do update set added = true,"
                 b" url = excluded.url, options = excluded.options, condition = excluded.condition,"
-                b" credentials = excluded.credentials, state = 'on', reason = null, since = now()"
+                b" credentials = excluded.credentials, fields = excluded.fields, state = 'on', reason = null, since = now()"
                 b" where not tenant.added returning 1",
                 (
                     system,
@@ -242,6 +246,7 @@ class Tenants:
                     Jsonb(dict(options or {})),
                     when,
                     self.secrets.seal(system, name, credentials or {}),
+                    Jsonb(dict(fields or {})),
                 ),
             ).fetchone()
             if done is None:
@@ -400,13 +405,13 @@ def with_tenants(config: Config, central: Central | None) -> Config:
         return config
     with central.connect() as db:
         rows = db.execute(
-            b"select system, name, url, options, condition from tidelock.tenant where added order by system, name"
+            b"select system, name, url, options, condition, fields from tidelock.tenant where added order by system, name"
         ).fetchall()
     systems = dict(config.systems)
     for name, spec in config.systems.items():
         added = {
-            tenant: TenantSpec(url=url, options=options, when=condition)
-            for system, tenant, url, options, condition in rows
+            tenant: TenantSpec(url=url, options=options, when=condition, fields=fields)
+            for system, tenant, url, options, condition, fields in rows
             if system == name
         }
         if added:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from processors.mapping import compile_plans
 from tidelock import configchecks, supervisor
-from tidelock.config import Config, SystemSpec
+from tidelock.config import Config, SystemSpec, TenantSpec
 from tidelock.configfile import parse
 from tidelock.errors import Fatal
+from tidelock.tenantfields import check_added
 
 GOOD = """\
 systems:
@@ -159,3 +162,137 @@ def test_workers_get_every_secret_and_dumps_show_none() -> None:
     whole: Config = supervisor._whole(json.dumps(json.loads(dumped)), secrets)
     assert whole == config
     assert list(whole.systems["portal"].all_tenants) == ["north", "south"]
+
+
+OWNED = """\
+systems:
+  product:
+    dsn: ${CRM}
+    entities:
+      contact: {table: contacts, map: [{column: mail, field: email}, {column: customer, field: customer}]}
+  org:
+    kind: saas
+    capture: saas
+    tenants:
+      acme: {fields: {customer: 0010}}
+      bolt: {fields: {customer: "0011"}}
+    entities:
+      contact: {table: Contact, map: [{column: Email, field: email}]}
+entities:
+  contact: {match: [[email]], fields: {email: {}, customer: {max_length: 4}}}
+flows:
+  - {entity: contact, from: product, to: org}
+  - {entity: contact, from: org, to: product}
+"""
+
+
+def owned_errors(old: str, new: str) -> dict[str, str]:
+    """Return what is wrong, by line and path, after a replacement."""
+    text = OWNED.replace(old, new, 1)
+    assert text != OWNED
+    with pytest.raises(Fatal) as caught:
+        parse(text, "t.yaml", VARIABLES)
+    found = [
+        re.fullmatch(r"  t\.yaml:(\d+)  ([\w.\[\]]+): (.*)", line) for line in caught.value.message.splitlines()[1:]
+    ]
+    return {f"{m[1]} {m[2]}": m[3] for m in found if m}
+
+
+def test_what_tenants_give_is_taken_as_it_is_written() -> None:
+    """A customer's number keeps its zeros, and every worker gets it."""
+    config = parse(OWNED, "t.yaml", VARIABLES)
+    tenants = config.systems["org"].all_tenants
+    assert {name: t.fields for name, t in tenants.items()} == {
+        "acme": {"customer": "0010"},
+        "bolt": {"customer": "0011"},
+    }
+    assert Config.model_validate_json(config.model_dump_json(by_alias=True)).systems["org"].tenants == tenants
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "message"),
+    [
+        ("{customer: 0010}", "{custmer: x}", "10 systems.org.tenants.acme.fields.custmer", "did you mean `customer`?"),
+        ("{customer: 0010}", "{customer: ' '}", "10 systems.org.tenants.acme.fields.customer", "blank"),
+        ("{customer: 0010}", "{customer: }", "10 systems.org.tenants.acme.fields.customer", "put it into quotes"),
+        ("{customer: 0010}", "{customer: [a]}", "10 systems.org.tenants.acme.fields.customer", "not a list"),
+        ("customer: {max_length: 4}", "customer: {values: ['0010', '0012']}", "11 systems.org.tenants.bolt.fields.customer", "did you mean"),
+        ("customer: {max_length: 4}", "customer: {type: integer}", "10 systems.org.tenants.acme.fields.customer", "only plain texts"),
+        ("customer: {max_length: 4}", "customer: {format: country}", "10 systems.org.tenants.acme.fields.customer", "is country"),
+        ("{customer: 0010}", "{customer: 00100}", "10 systems.org.tenants.acme.fields.customer", "longer than the 4"),
+        ("customer: {max_length: 4}", "customer: {references: contact}", "10 systems.org.tenants.acme.fields.customer", "another record"),
+        ('bolt: {fields: {customer: "0011"}}', "bolt: {}", "11 systems.org.tenants.bolt", "it would get everybody's"),
+        (
+            "[{column: Email, field: email}]", "[{column: Email, field: email}, {column: Owner, field: customer}]",
+            "10 systems.org.tenants.acme.fields.customer", "map[1] of `contact` reads `customer`",
+        ),
+        ("match: [[email]]", "match: [[email], [customer]]", "15 entities.contact.match[1]", "all records of a tenant would be one"),
+        ("from: org, to: product}", "from: org, to: product, fields: [email]}", "18 flows[1].fields", "has to know whose it is"),
+    ],
+)  # fmt: skip
+def test_one_error_of_what_tenants_give_with_its_line_and_way_out(old: str, new: str, path: str, message: str) -> None:
+    found = owned_errors(old, new)
+    assert path in found
+    assert message in found[path]
+    assert len(found) == 1
+
+
+def test_every_entity_of_a_system_whose_tenants_give_a_field_has_it() -> None:
+    text = OWNED.replace("entities:\n  contact:", "entities:\n  product: {fields: {code: {}}}\n  contact:")
+    text = text.replace(
+        "      contact: {table: Contact,",
+        "      product: {table: Product, map: [{column: Code, field: code}]}\n      contact: {table: Contact,",
+    )
+    with pytest.raises(
+        Fatal, match=r"entity `product` of this system has no field `customer`; add it to entities\.product\.fields"
+    ):
+        parse(text, "t.yaml", VARIABLES)
+
+
+def test_a_column_that_is_only_written_may_show_whose_a_record_is() -> None:
+    shown = "[{column: Email, field: email}, {column: Owner, field: customer, direction: write}]"
+    assert parse(OWNED.replace("[{column: Email, field: email}]", shown), "t.yaml", VARIABLES)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "it would get everybody's"),
+        ({"customer": "0012", "region": "eu"}, "there is no field `region`"),
+        ({"region": "eu"}, "there is no field `region`"),
+    ],
+)
+def test_a_tenant_is_not_added_without_saying_whose_its_records_are(fields: dict[str, str], message: str) -> None:
+    config = parse(OWNED, "t.yaml", VARIABLES)
+    with pytest.raises(Fatal, match="org/west cannot be added") as caught:
+        check_added(config, "org", "west", fields)
+    assert message in caught.value.message
+
+
+def test_a_tenant_is_added_with_the_fields_that_others_have_and_the_first_may_have_any() -> None:
+    config = parse(OWNED, "t.yaml", VARIABLES)
+    check_added(config, "org", "west", {"customer": "0012"})
+    check_added(parse(GOOD, "t.yaml", VARIABLES), "portal", "west", {})
+    text = OWNED.replace('      acme: {fields: {customer: 0010}}\n      bolt: {fields: {customer: "0011"}}\n', "")
+    empty = parse(text.replace("    tenants:\n", "    tenants: {}\n"), "t.yaml", VARIABLES)
+    check_added(empty, "org", "acme", {"customer": "0010"})
+    with pytest.raises(Fatal, match=r"flows|match"):
+        check_added(parse(text.replace("    tenants:\n", "    tenants: {}\n").replace("[[email]]", "[[customer]]"), "t.yaml", VARIABLES), "org", "acme", {"customer": "0010"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tenants", "message"),
+    [
+        ({"acme": {"fields": {"customer": "a"}}, "west": {}}, "this one does not: |other tenants"),
+        ({"acme": {"fields": {"customer": "a", "region": "eu"}}}, "has no such field"),
+        ({"acme": {"fields": {"customer": ""}}}, "blank"),
+    ],
+)
+def test_plans_refuse_what_would_mix_customers(tenants: dict[str, Any], message: str) -> None:
+    """A tenant that was added at run time does not pass by the file's checks once the file has changed."""
+    config = parse(OWNED, "t.yaml", VARIABLES)
+    org = config.systems["org"].model_copy(
+        update={"tenants": {n: TenantSpec.model_validate(t) for n, t in tenants.items()}}
+    )
+    with pytest.raises(Fatal, match=message):
+        compile_plans(config.model_copy(update={"systems": {**config.systems, "org": org}}))

@@ -117,7 +117,7 @@ def plan(ambiguous: str = "quarantine", external: str | None = None) -> Any:
         bindings = [SimpleNamespace(index=i, fields=(i,), columns=(i,), reads=True) for i in range(2)]
         return SimpleNamespace(
             system=name, tenant="default", captured=captured, bindings=bindings, columns=("email", "phone"),
-            external_id=external, reader=lambda columns: _Reader(), when=None,
+            external_id=external, reader=lambda columns: _Reader(), when=None, given=(),
         )  # fmt: skip
 
     systems = {s.system: s for s in (system("crm"), system("erp"), system("store", captured=False))}
@@ -127,7 +127,7 @@ def plan(ambiguous: str = "quarantine", external: str | None = None) -> Any:
 
     return SimpleNamespace(
         name="contact", systems=systems, places={f"{s}/default": p for s, p in systems.items()}, fields=("email", "phone"), field_index={"email": 0, "phone": 1},
-        spec=SimpleNamespace(match=(("email",), ("phone",)), ambiguous=ambiguous), match_keys=match_keys,
+        spec=SimpleNamespace(match=(("email",), ("phone",)), ambiguous=ambiguous), match_keys=match_keys, match_fields=frozenset((0, 1)),
         into=lambda to: [SimpleNamespace(create=True)], reaches=lambda a, b: True,
     )  # fmt: skip
 

@@ -19,7 +19,8 @@ from tidelock.conditions import compile_condition
 from tidelock.config import Config
 from tidelock.errors import Fatal
 from tidelock.limits import Usage, usage
-from tidelock.tenants import Tenant, Tenants
+from tidelock.tenantfields import check_added
+from tidelock.tenants import Tenant, Tenants, with_tenants
 
 app = typer.Typer(
     name="tenants",
@@ -42,6 +43,13 @@ Credentials = Annotated[
 Files = Annotated[
     list[str] | None,
     typer.Option("--credential-file", help="name=path: the file's content, for example a private key."),
+]
+Fields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--field",
+        help="name=value: a field that all records of the tenant have, and only they; the same names for all tenants of a system.",
+    ),
 ]
 When = Annotated[str | None, typer.Option(help="Only records for which this condition holds are written to it.")]
 
@@ -90,6 +98,7 @@ def _row(tenant: Tenant, used: Usage) -> dict[str, Any]:
         "since": tenant.since.isoformat(timespec="seconds") if tenant.since else None,
         "reason": tenant.reason,
         "url": tenant.url,
+        "fields": " ".join(f"{name}={value}" for name, value in tenant.fields.items()) or None,
         "from": "command line" if tenant.added else "file",
         "calls_today": used.calls,
         "daily_budget": used.daily,
@@ -117,14 +126,20 @@ def add(
     option: Options = None,
     credential: Credentials = None,
     credential_file: Files = None,
+    field: Fields = None,
     when: When = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Add a tenant. Running workers notice it within seconds."""
     with closing(_Opened(config)) as opened:
         _check(opened.config, system, url, when)
+        fields = _fields(field)
+        if system in opened.config.systems:
+            check_added(with_tenants(opened.config, opened.central), system, name, fields)
         given = _secrets(credential, credential_file)
-        tenant = opened.tenants.add(system, name, url=url, options=_options(option), credentials=given, when=when)
+        tenant = opened.tenants.add(
+            system, name, url=url, options=_options(option), credentials=given, when=when, fields=fields
+        )
     err.print(f"{tenant.path} is added, with {_names(tenant)}; running workers take it up within seconds")
     err.print(f"if somebody has to sign in for it: [bold]tidelock tenants connect {system} {name}[/bold]")
     err.print(f"records that exist already go there with [bold]tidelock resync --system {system}[/bold]")
@@ -266,6 +281,17 @@ def _options(given: list[str] | None) -> dict[str, Any]:
             out[name] = msgspec.json.decode(text)
         except msgspec.DecodeError:
             out[name] = text
+    return out
+
+
+def _fields(given: list[str] | None) -> dict[str, str]:
+    """Read name=value; values are taken as they are written, and read as the field's type says."""
+    out: dict[str, str] = {}
+    for item in given or ():
+        name, separator, text = item.partition("=")
+        if not separator or not name or not text.strip():
+            raise Fatal(f"--field {item!r} is not name=value", hint="for example --field customer=acme")
+        out[name] = text
     return out
 
 
