@@ -21,7 +21,13 @@ from tidelock.context import Context
 from tidelock.errors import Fatal, Reject
 from tidelock.tenants import Tenant
 
+MULTIPLE = 100  # rows to be made from which on CreateMultiple pays for reading them back
 _STATE = ("statecode", "statuscode")
+_NOT_KNOWN = (404, 405, 501)  # the table has no CreateMultiple
+_UNDONE = (400, 403, *_NOT_KNOWN, 409, 412, 413, 500)  # all of it: each row is sent for itself then
+
+Asked = tuple[str, dict[str, str], Json]
+"""A row that is to be sent: its key, the conditions, its values."""
 
 
 class DynamicsTarget:
@@ -33,6 +39,11 @@ class DynamicsTarget:
         self._dataverse = Dataverse(context, tenant)
         self._tag = str(tenant.options.get("tag", TAG))
         self._headers = {"Accept": "application/json", "OData-Version": "4.0", "OData-MaxVersion": "4.0"}
+        # Duplicate rules are asked for row by row: which of many was a duplicate, CreateMultiple does not say.
+        options = tenant.options
+        self._multiple = bool(options.get("create_multiple", True)) and not options.get("detect_duplicates")
+        self._singly: set[str] = set()
+        """Tables that have no CreateMultiple."""
         if tenant.options.get("bypass_custom_logic"):
             self._headers["MSCRM.BypassBusinessLogicExecution"] = "CustomSync,CustomAsync"
             self._headers["MSCRM.SuppressCallbackRegistrationExpanderJob"] = "true"
@@ -61,7 +72,7 @@ class DynamicsTarget:
             first.append({n: v for n, v in item.values.items() if n not in late})
         asked = [(item.canonical_id, {"If-None-Match": "*"}, values) for item, values in zip(items, first, strict=True)]
         shown = list(dict.fromkeys(name for late in later for name in late))
-        out = self._patched(entity, asked, "create", shown)
+        out = self._created(entity, asked, shown)
         again = [i for i, result in enumerate(out) if result.moved]  # made before, by us: it is read back
         for i in again:
             out[i] = Result(items[i].canonical_id)
@@ -109,11 +120,45 @@ class DynamicsTarget:
         """Close connections."""
         self._dataverse.close()
 
+    # ------------------------------------------------------------------------------------------------ many
+
+    def _created(self, entity: Entity, asked: Sequence[Asked], shown: Sequence[str]) -> list[Result]:
+        """Make rows: many at once if there are many, else, and where that fails, each for itself."""
+        out: list[Result] = []
+        for at in range(0, len(asked), self._dataverse.batch_most):
+            some = asked[at : at + self._dataverse.batch_most]
+            made = len(some) >= MULTIPLE and self._multiple and self._made_at_once(entity, some)
+            out += [Result(key) for key, _, _ in some] if made else self._patched(entity, some, "create", shown)
+        return out
+
+    def _made_at_once(self, entity: Entity, asked: Sequence[Asked]) -> bool:
+        """Make all of these rows or none; return whether they were made. A row that is there already fails all of them."""
+        if entity.name in self._singly:
+            return False
+        kind = f"Microsoft.Dynamics.CRM.{entity.name}"
+        try:
+            bodies = [self._body(entity, values)[0] for _, _, values in asked]
+        except Reject:
+            return False
+        keyed = zip(asked, bodies, strict=True)
+        targets = [{"@odata.type": kind, entity.key: key, **body} for (key, _, _), body in keyed]
+        answer = self._dataverse.send(
+            "POST",
+            f"/{entity.set}/Microsoft.Dynamics.CRM.CreateMultiple",
+            params={"tag": self._tag},
+            json={"Targets": targets},
+            headers=self._headers,
+            cost=len(asked),
+            ok=_UNDONE,
+            name="create",
+        )
+        if answer.status in _NOT_KNOWN:
+            self._singly.add(entity.name)
+        return answer.status < 300
+
     # ------------------------------------------------------------------------------------------------ parts
 
-    def _patched(
-        self, entity: Entity, asked: Sequence[tuple[str, dict[str, str], Json]], what: str, shown: Sequence[str]
-    ) -> list[Result]:
+    def _patched(self, entity: Entity, asked: Sequence[Asked], what: str, shown: Sequence[str]) -> list[Result]:
         """Send rows under conditions and say what became of each; ``shown`` are further columns that the answers are to tell."""
         out: list[Result | None] = []
         parts: list[Part] = []

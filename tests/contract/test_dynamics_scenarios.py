@@ -13,6 +13,7 @@ import pytest
 
 from simulators.dynamics import DynamicsSimulator
 from simulators.server import Running
+from sinks.dynamics import MULTIPLE
 from tests.contract.dynamicsorg import Organisation, bound
 from tests.sinking import record
 from tidelock.apis.dynamics import Dataverse
@@ -295,7 +296,7 @@ def test_a_value_of_an_alternate_key_that_another_row_holds_is_taken(o: Organisa
 
 
 def test_a_thousand_changes_take_the_fewest_calls_each_way(o: Organisation) -> None:
-    """Creates: two batches. Updates and deletes: three looks and two batches. Capture: one page. Webhooks: three readings."""
+    """Creates: two calls and three readings. Updates and deletes: three looks and two batches. Capture: one page. Webhooks: three readings."""
     o.write(o.make("first", "contact", "create", lastname="First"))
     task = o.task("contact")
     cursor = list(o.source.run(task, "poll", None))[-1].cursor
@@ -306,7 +307,7 @@ def test_a_thousand_changes_take_the_fewest_calls_each_way(o: Organisation) -> N
         return calls(o) - before
 
     names = [f"w{n}" for n in range(1000)]
-    assert cost(lambda: o.write(*(o.make(n, "contact", "create", lastname=n, firstname="1") for n in names))) == 2
+    assert cost(lambda: o.write(*(o.make(n, "contact", "create", lastname=n, firstname="1") for n in names))) == 5
     keys = [record(n) for n in names]
     updates = [o.make(n, "contact", "update", record(n), firstname=("2", "1")) for n in names]
     assert cost(lambda: o.write(*updates)) == 5
@@ -314,6 +315,56 @@ def test_a_thousand_changes_take_the_fewest_calls_each_way(o: Organisation) -> N
     assert cost(lambda: list(o.source.run(task, "poll", cursor))) == 1
     assert cost(lambda: o.source.read(task, keys)) == 3
     assert cost(lambda: o.write(*(o.make(n, "contact", "delete", record(n)) for n in names))) == 5
+
+
+def many(o: Organisation, **bad: Any) -> list[Any]:
+    """Make creates for more rows than are made one by one; ``bad`` replaces columns of the seventh."""
+    columns = [{"lastname": f"m{n}", "firstname": "1"} for n in range(MULTIPLE + 20)]
+    columns[7] |= bad
+    return [o.make(f"m{n}", "contact", "create", None, **c) for n, c in enumerate(columns)]
+
+
+def told(o: Organisation, what: str) -> int:
+    """Return how many calls had this in their path."""
+    counts: dict[str, int] = o.control.get("/calls", params={"last": 0}).json()["counts"]
+    return sum(n for path, n in counts.items() if what in path)
+
+
+def test_many_rows_are_made_at_once_and_their_receipts_stand_where_they_landed(o: Organisation) -> None:
+    receipts = o.write(*many(o))
+    assert (told(o, "CreateMultiple"), told(o, "$batch")) == (1, 0)
+    assert {r.outcome for r in receipts} == {APPLIED}
+    rows = {r["contactid"]: r for r in o.control.get("/records/contact").json()}
+    assert [r.position for r in receipts] == [position(rows[str(r.native_key)]["versionnumber"], 0) for r in receipts]
+    assert {w["tag"] for w in o.control.get("/written").json() if w["message"] == "Create"} >= {"tidelock"}
+
+
+def test_s8_one_bad_row_among_many_that_are_made_at_once_undoes_none_of_the_others(o: Organisation) -> None:
+    """S8: CreateMultiple is all or nothing; each row is then sent for itself."""
+    receipts = o.write(*many(o, firstname="x" * 200))
+    assert (told(o, "CreateMultiple"), told(o, "$batch")) == (1, 1)
+    assert [n for n, r in enumerate(receipts) if r.outcome != APPLIED] == [7]
+    assert (receipts[7].kind, receipts[7].refused) == ("too_long", ("firstname",))
+    assert len(people(o)) == MULTIPLE + 19
+
+
+def test_s13_many_rows_whose_making_was_not_told_are_not_made_again(o: Organisation) -> None:
+    """S13: the second attempt fails as a whole, since its rows are there; each of them then meets itself."""
+    o.post("/faults", {"kind": "lost", "path": "CreateMultiple", "times": 1})
+    batch = many(o)
+    with pytest.raises(Retry):
+        o.write(*batch)
+    receipts = o.write(*batch)
+    assert {r.outcome for r in receipts} == {APPLIED}
+    assert sorted(people(o)) == sorted(str(r.native_key) for r in receipts)
+    assert {r.values == {} for r in receipts} == {True}
+
+
+def test_a_table_without_create_multiple_is_asked_for_it_once(o: Organisation) -> None:
+    o.post("/faults", {"kind": "status", "status": 501, "path": "CreateMultiple", "times": None, "body": "{}"})
+    o.write(*many(o))
+    o.write(*(o.make(f"n{n}", "contact", "create", lastname=f"n{n}") for n in range(MULTIPLE)))
+    assert (told(o, "CreateMultiple"), told(o, "$batch")) == (1, 2)
 
 
 def test_what_is_in_a_batch_counts_for_the_day_and_the_batch_for_the_limit_of_calls(

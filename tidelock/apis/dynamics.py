@@ -50,7 +50,7 @@ class Dataverse:
         self._fields = {name: entity.fields for name, entity in context.config.entities.items()}
         options = tenant.options
         self.path = str(options.get("path", API))
-        self._batch = min(1000, max(1, int(options.get("batch", BATCH))))
+        self.batch_most = min(1000, max(1, int(options.get("batch", BATCH))))
         rate = options.get("rate", (5400, 300))
         self.client: ApiClient = context.access.client(
             tenant,
@@ -202,8 +202,8 @@ class Dataverse:
         out: dict[int, Answer] = {}
         todo = list(range(len(parts)))
         for attempt in range(1, _TRIES + 1):
-            for at in range(0, len(todo), self._batch):
-                some = todo[at : at + self._batch]
+            for at in range(0, len(todo), self.batch_most):
+                some = todo[at : at + self.batch_most]
                 out.update(zip(some, self._batched([parts[i] for i in some], name), strict=True))
             todo = [i for i in todo if passes(out[i])]
             if not todo:
