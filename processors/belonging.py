@@ -42,7 +42,10 @@ def check_given(name: str, system: SystemSpec, entity: str, spec: EntitySpec) ->
     tenants = system.all_tenants
     wanted = {f for t in tenants.values() for f in t.fields}
     read = {
-        f for b in system.entities[entity].map if b.direction != "write" and b.constant is None for f in b.field_names
+        f
+        for b in (system.entities[entity].map if system.capture != "none" else ())
+        if b.direction != "write" and b.constant is None
+        for f in b.field_names
     }
     for tenant, its in tenants.items():
         path = f"systems.{name}.tenants.{tenant}.fields"

@@ -127,7 +127,7 @@ class Edits:
                     continue
                 base = self._base(copy, binding, expected, before)
                 if foreign:
-                    self._elsewhere(record, place, binding, base, theirs, cause, out)
+                    self._elsewhere(record, place, system, binding, base, theirs, cause, out)
                     continue
                 for n, f in enumerate(binding.fields):
                     self._edit(
@@ -149,6 +149,7 @@ class Edits:
         self,
         record: Record,
         place: str,
+        system: SystemPlan,
         binding: BindingPlan,
         base: tuple[bytes, ...] | None,
         theirs: tuple[bytes, ...],
@@ -156,10 +157,17 @@ class Edits:
         out: Effects,
     ) -> None:
         """Record an edit of a copy whose record belongs to somebody else by now: it stays where it is, and is not lost without a word."""
+        moved = next(p for f, _ in system.given if (p := record.provenance(f)) is not None)
         for n, f in enumerate(binding.fields):
-            by = record.provenance(f)
-            if base is not None and by is not None and theirs[n] not in (base[n], record.values[f]):
-                self.clash(f, place, by, base[n], record.values[f], theirs[n], "tenant", "golden", cause, out)
+            golden, base_of = record.values[f], NULL if base is None else base[n]
+            if theirs[n] in (base_of, golden):
+                continue
+            by = record.provenance(f) or moved
+            if not record.by[f]:  # nothing is what stands in the record, should it ever come back
+                self.set(record, f, NULL, by, out)
+            self.clash(
+                f, place, by, None if base is None else base_of, golden, theirs[n], "tenant", "golden", cause, out
+            )
 
     def _meaning(
         self, copy: Copy, binding: BindingPlan, raws: tuple[bytes, ...], reader: RowReader

@@ -56,6 +56,8 @@ def troubles(data: Mapping[str, Any]) -> Iterator[Trouble]:
             continue
         tables = {e: table for e, table in _dicts(system.get("entities")).items() if e in entities}
         yield from _names(name, given, tables, entities)
+        if system.get("capture") != "none":  # else nothing is read there
+            yield from _bound(name, given, tables)
         for tenant, fields in tenants.items():
             yield from _tenant(("systems", name, "tenants", tenant), fields, given, tables, entities)
         yield from _flows(name, given, data.get("flows"))
@@ -92,16 +94,21 @@ def _names(
                 yield Trouble(
                     path, what, "make it a string without a format; a column of another type can be bound to it"
                 )
+
+
+def _bound(system: str, given: Mapping[str, str], tables: Mapping[str, dict[str, Any]]) -> Iterator[Trouble]:
+    """Find columns that would say something else than the tenant."""
+    for field, tenant in given.items():
+        path: Path = ("systems", system, "tenants", tenant, "fields", field)
         for entity, table in tables.items():
-            for i, binding in enumerate(table.get("map") or ()):
+            for i, binding in enumerate(_list(table.get("map"))):
                 if _reads(_dict(binding), field):
                     right = "remove the binding, or make it `direction: write`"
                     yield Trouble(path, f"column and tenant both say it: map[{i}] of `{entity}` reads `{field}`", right)
 
 
 def _reads(binding: Mapping[str, Any], field: str) -> bool:
-    names = binding.get("fields") or ()
-    bound = field == binding.get("field") or (isinstance(names, list | tuple) and field in names)
+    bound = field == binding.get("field") or field in _list(binding.get("fields"))
     return bound and binding.get("direction") != "write" and binding.get("constant") is None
 
 
@@ -127,7 +134,7 @@ def _tenant(
             continue
         for entity in tables:
             spec = _dict(_dicts(entities[entity].get("fields")).get(field))
-            allowed = [v for v in spec.get("values") or () if isinstance(v, str)]
+            allowed = [v for v in _list(spec.get("values")) if isinstance(v, str)]
             longest = spec.get("max_length")
             if isinstance(longest, int) and isinstance(value, str) and len(value) > longest:
                 what = f"`{value}` is longer than the {longest} characters that field `{field}` of `{entity}` has"
@@ -139,10 +146,9 @@ def _tenant(
 
 def _flows(system: str, given: Mapping[str, str], flows: Any) -> Iterator[Trouble]:
     """Find flows that would carry records without saying whose they are."""
-    for i, flow in enumerate(flows if isinstance(flows, list | tuple) else ()):
-        source, chosen = _dict(flow).get("from"), _dict(flow).get("fields")
-        sources = source if isinstance(source, list | tuple) else (source,)
-        if not chosen or not isinstance(chosen, list | tuple) or system not in sources:
+    for i, flow in enumerate(_list(flows)):
+        source, chosen = _dict(flow).get("from"), _list(_dict(flow).get("fields"))
+        if not chosen or system not in (_list(source) or (source,)):
             continue
         for field in given:
             if field not in chosen:
@@ -153,9 +159,9 @@ def _flows(system: str, given: Mapping[str, str], flows: Any) -> Iterator[Troubl
 
 
 def _keys(entity: str, names: set[str], spec: Mapping[str, Any]) -> Iterator[Trouble]:
-    keys = spec.get("match")
-    for i, key in enumerate(keys if isinstance(keys, list | tuple) else ()):
-        if isinstance(key, list | tuple) and key and names.issuperset(key):
+    for i, key in enumerate(_list(spec.get("match"))):
+        parts = _list(key)
+        if parts and all(isinstance(f, str) and f in names for f in parts):
             what = "this key says only whose a record is, so all records of a tenant would be one"
             yield Trouble(
                 ("entities", entity, "match", i), what, "add a field that tells them apart, or take the key out"
@@ -164,6 +170,10 @@ def _keys(entity: str, names: set[str], spec: Mapping[str, Any]) -> Iterator[Tro
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _dicts(value: Any) -> dict[str, dict[str, Any]]:

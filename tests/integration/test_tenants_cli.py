@@ -26,7 +26,7 @@ from tidelock.config import Config
 from tidelock.configfile import load
 from tidelock.errors import Fatal
 from tidelock.limits import Limits, LimitSpec
-from tidelock.tenants import Tenants
+from tidelock.tenants import Tenants, with_tenants
 
 pytestmark = pytest.mark.stack
 
@@ -113,6 +113,23 @@ def test_a_tenant_from_adding_to_removing(at: tuple[Installed, Tenants], tmp_pat
     assert cli.listed("hub") == {}
     with psycopg.connect(cli.dsn) as db:
         assert db.execute("select count(*) from tidelock.tenant").fetchone() == (0,)
+
+
+def test_what_a_tenant_gives_its_records_is_kept_shown_and_asked_of_the_next_one(
+    at: tuple[Installed, Tenants],
+) -> None:
+    cli, tenants = at
+    said = cli.done("add", "hub", "acme", "--field", "name=0010")
+    assert "hub/acme is added" in said
+    assert tenants.get("hub", "acme").fields == {"name": "0010"}, "as it is written"
+    assert cli.listed("hub")["hub/acme"]["fields"] == "name=0010"
+    assert "it would get everybody's" in cli.refused("add", "hub", "bolt")
+    assert "did you mean `name`?" in cli.refused("add", "hub", "bolt", "--field", "nmae=0011")
+    assert "is not name=value" in cli.refused("add", "hub", "bolt", "--field", "name=")
+    assert list(cli.listed("hub")) == ["hub/acme"]
+    cli.done("add", "hub", "bolt", "--field", "name=0011")
+    specs = with_tenants(load(cli.path), tenants.central).systems["hub"].all_tenants
+    assert {n: s.fields for n, s in specs.items()} == {"acme": {"name": "0010"}, "bolt": {"name": "0011"}}
 
 
 def test_what_is_called_today_and_what_is_revoked(at: tuple[Installed, Tenants]) -> None:

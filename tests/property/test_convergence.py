@@ -7,6 +7,7 @@ import random
 import pytest
 
 from tests.model.history import History, TenantHistory
+from tests.model.owners import OwnerHistory
 from tidelock.envelopes import TENANT_OFF, TENANT_WAITS
 
 SEEDS = range(500)
@@ -28,6 +29,28 @@ def test_tenants_of_a_system_converge_as_systems_do(part: int) -> None:
     """The same where one of the systems has two tenants, each with copies of its own."""
     for seed in (*SEEDS[part :: 2 * SLICES], *(random.getrandbits(48) for _ in SEEDS[part :: 2 * SLICES])):
         run(TenantHistory(seed), seed)
+
+
+@pytest.mark.parametrize("part", range(SLICES))
+def test_contacts_of_customers_stay_apart(part: int) -> None:
+    """The same where tenants give their records an owner: nothing of one customer is ever seen by the other, and all the rest holds."""
+    for seed in (*SEEDS[part::SLICES], *(random.getrandbits(48) for _ in SEEDS[part::SLICES])):
+        run(OwnerHistory(seed), seed)
+
+
+def test_contacts_of_customers_could_meet() -> None:
+    """Contacts move, copies that are left behind are edited, and carry ids of others' records. Else the histories could not fail."""
+    strays = elsewhere = left = 0
+    for seed in range(150):
+        history = OwnerHistory(seed)
+        history.run()
+        w = history.world
+        strays += any(a["kind"] == "other_tenant" for a in w.decoded(w.context.topics.ops("alerts")))
+        elsewhere += any(c["rule"] == "tenant" for c in w.decoded(w.context.topics.ops("conflicts")))
+        left += bool(history.bystanders)
+    assert strays > 4
+    assert elsewhere > 10
+    assert left > 10
 
 
 def run(history: History, seed: int) -> None:

@@ -249,6 +249,37 @@ def test_every_entity_of_a_system_whose_tenants_give_a_field_has_it() -> None:
         parse(text, "t.yaml", VARIABLES)
 
 
+@pytest.mark.parametrize("value", ["7", "[7]", "{a: 7}", "[[7]]", "[[[a]]]", "[{a: [b]}]", "null"])
+@pytest.mark.parametrize(
+    "old",
+    [
+        "[[email]]",
+        "[{column: Email, field: email}]",
+        "{max_length: 4}",
+        "{customer: 0010}",
+        "{fields: {customer: 0010}}",
+        "org, to: product}",
+    ],
+)
+def test_whatever_has_the_wrong_shape_is_an_error_and_no_accident(old: str, value: str) -> None:
+    """What is no mapping, list or name where there should be one is reported by the models, and skipped by the checks."""
+    text = OWNED.replace(old, value + ("}" if old.endswith("t}") else ""), 1)
+    assert text != OWNED
+    with pytest.raises(Fatal, match=r"t\.yaml has"):
+        parse(f"{text}unknown: 1\n", "t.yaml", VARIABLES)
+
+
+def test_what_nobody_reads_may_be_bound() -> None:
+    """A webhook is sent its customer with everything else."""
+    text = OWNED.replace("capture: saas", "capture: none").replace(
+        "  - {entity: contact, from: org, to: product}\n", ""
+    )
+    text = text.replace(
+        "[{column: Email, field: email}]", "[{column: Email, field: email}, {column: Owner, field: customer}]"
+    )
+    compile_plans(parse(text, "t.yaml", VARIABLES))
+
+
 def test_a_column_that_is_only_written_may_show_whose_a_record_is() -> None:
     shown = "[{column: Email, field: email}, {column: Owner, field: customer, direction: write}]"
     assert parse(OWNED.replace("[{column: Email, field: email}]", shown), "t.yaml", VARIABLES)

@@ -304,3 +304,18 @@ def test_tenants_that_are_given_fields_later_keep_what_they_hold() -> None:
     assert whose(s) == [("Ada@x", "Ada", "acme"), ("Bob@x", "Bob", "bolt")]
     assert names(s) == {ACME: ["Ada"], BOLT: ["Bob"]}
     assert all(key.endswith(("\x1facme", "\x1fbolt")) for cid in s.world.golden() for key in s.record(cid).keys)
+
+
+def test_a_record_that_comes_back_finds_what_it_holds_and_not_what_was_written_meanwhile() -> None:
+    """Also in a field of which nobody else has ever said anything."""
+    s = scene()
+    a = s["product"].create({"email": "p@x", "name": "Ada", "customer": "acme"})
+    s.settle()
+    s["product"].update(a, {"customer": "bolt"})
+    s.settle()
+    s[ACME].update(s.key(ACME), {"name": "ours", "city": "Rome"})
+    s.settle()
+    s["product"].update(a, {"customer": "acme"})
+    s.settle()
+    assert [(r["name"], r["city"]) for r in s.rows(ACME)] == [("Ada", None)]
+    assert {c["theirs"] for c in s.conflicts()} == {'"ours"', '"Rome"'}
