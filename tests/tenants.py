@@ -134,16 +134,25 @@ def connect(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
         monkeypatch.setattr(module, "entry_points", lambda group, point=point: [point])
 
 
-def config_of(prefix: str, data: Path, tenants: dict[str, Any], **options: Any) -> Config:
-    """Return a configuration in which ``crm`` and ``portal`` feed one another, the second of several tenants."""
-    table = {ENTITY: {"table": ENTITY, "map": [{"column": f, "field": f} for f in FIELDS]}}
-    memory = {"kind": "memory", "capture": "memory", "entities": table}
+def config_of(
+    prefix: str, data: Path, tenants: dict[str, Any], *, bound: Iterable[str] = FIELDS, **options: Any
+) -> Config:
+    """Return a configuration in which ``crm`` and ``portal`` feed one another, the second of several tenants.
+
+    ``bound``: the fields that the portal has columns for.
+    """
+
+    def table(fields: Iterable[str]) -> dict[str, Any]:
+        return {ENTITY: {"table": ENTITY, "map": [{"column": f, "field": f} for f in fields]}}
+
+    memory = {"kind": "memory", "capture": "memory"}
+    portal = {**memory, "entities": table(bound), "tenants": tenants, "options": options}
     return Config.model_validate(
         {
             "prefix": prefix,
             "partitions": 2,
             "data": str(data),
-            "systems": {"crm": memory, "portal": {**memory, "tenants": tenants, "options": options}},
+            "systems": {"crm": {**memory, "entities": table(FIELDS)}, "portal": portal},
             "entities": {ENTITY: {"match": [["email"]], "fields": FIELDS}},
             "flows": [
                 {"entity": ENTITY, "from": "crm", "to": "portal"},

@@ -77,6 +77,36 @@ def test_records_come_to_the_tenants_they_belong_to_and_edits_from_any_reach_all
     assert hub.dead() == 0
 
 
+def test_contacts_of_customers_with_one_address_stay_apart_and_change_hands(make: Make, world: World) -> None:
+    """Each portal is a customer's, and has no column that says so; the CRM's column `city` does."""
+    customers = {"north": "Oslo", "south": "Rome", "west": "Bath"}
+    tenants = {t: {"fields": {"city": customer}} for t, customer in customers.items()}
+    hub = make(tenants, bound=("email", "name", "points"))
+
+    def held(place: str) -> list[tuple[Any, Any]]:
+        living = (r.values for r in world.systems[place].rows.values() if r.alive)
+        return sorted((v["name"], v["city"]) for v in living)
+
+    def names(place: str) -> list[str]:
+        return sorted(r.values["name"] for r in world.systems[place].rows.values() if r.alive)
+
+    world.systems[NORTH].create({"email": "p@x", "name": "Ada"})
+    world.systems[SOUTH].create({"email": "p@x", "name": "Bob"})
+    hub.until(lambda: held(CRM) == [("Ada", "Oslo"), ("Bob", "Rome")], "both records in the CRM")
+    (ada,) = (k for k, r in world.systems[CRM].rows.items() if r.values["name"] == "Ada")
+    world.systems[CRM].update(ada, {"name": "Ada II"})
+    hub.until(lambda: names(NORTH) == ["Ada II"], "the edit")
+    assert names(SOUTH) == ["Bob"]
+    assert names(WEST) == []
+    world.systems[CRM].update(ada, {"city": "Bath"})
+    hub.until(lambda: names(WEST) == ["Ada II"], "the create with the other customer")
+    world.systems[NORTH].update(key(world, NORTH, "p@x"), {"name": "kept"})
+    hub.until(lambda: any(c["rule"] == "tenant" for c in hub.decoded(hub.topics.ops("conflicts"))), "the conflict")
+    assert held(CRM) == [("Ada II", "Bath"), ("Bob", "Rome")]
+    assert {p: names(p) for p in (NORTH, SOUTH, WEST)} == {NORTH: ["kept"], SOUTH: ["Bob"], WEST: ["Ada II"]}
+    assert hub.dead() == 0
+
+
 def test_s9_a_tenant_that_is_down_gets_what_it_missed_when_it_is_back(make: Make, world: World) -> None:
     """The others go on; there is one alert, one record while it lasts, no dead letter, and no loop of retries."""
     hub = make()

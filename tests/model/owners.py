@@ -49,7 +49,7 @@ class OwnerHistory(History):
         policies = {f: {"policy": r.choice(POLICIES)} for f in ("name", "city")}
         config = configure(
             systems,
-            fields={**{f: spec | policies.get(f, {}) for f, spec in FIELD_SPECS.items()}, "customer": {}},
+            fields={**{f: {**spec, **policies.get(f, {})} for f, spec in FIELD_SPECS.items()}, "customer": {}},
             flows=flows,
             tables={"org": {"map": [{"column": f, "field": f} for f in FIELD_SPECS], "disable": {"points": 0}}},
             tenants={f"org/{c}": {"fields": {"customer": c}} for c in CUSTOMERS},
@@ -163,11 +163,11 @@ class OwnerHistory(History):
                 for f in ("name", "city"):
                     typed = self.typed.get(str(row.values[f]).lower(), s.name)
                     assert "/" not in s.name or typed == s.name, f"{s.name} {key} shows what was typed in {typed}"
-        said: dict[bytes, set[str]] = {}
+        said: dict[bytes, set[str | None]] = {}
         for messages in w.topics.get(w.context.topics.hub(ENTITY), ()):
             for m in messages:
-                customer = w.context.codec.decode(m.value() or b"")["customer"] if m.value() else None
-                said.setdefault(m.key() or b"", set()).update({customer} - {None})
+                whose = w.context.codec.decode(m.value() or b"")["customer"] if m.value() else None
+                said.setdefault(m.key() or b"", set()).update({whose} - {None})
         assert all(len(customers) < 2 for customers in said.values()), f"nobody has moved a contact: {said}"
         if not self.quarantined():
             self.all_there(golden)

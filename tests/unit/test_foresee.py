@@ -114,3 +114,17 @@ def test_an_entity_without_match_keys_has_no_duplicates_to_look_for() -> None:
     s = scene(match=[])
     with pytest.raises(Fatal, match="no match keys"):
         duplicates(s.world.context, "crm", ENTITY, [])
+
+
+def test_what_two_customers_have_is_no_duplicate_and_what_one_has_twice_is() -> None:
+    """Match keys end with whose a record is, where tenants say so."""
+    given = {f"org/{c}": {"fields": {"city": c}} for c in ("acme", "bolt")}
+    bound = {"org": {"map": [{"column": f, "field": f} for f in ("email", "name", "points")]}}
+    s = Scene("crm", *given, tenants=given, tables=bound)
+    twice = {s["org/acme"].create({"email": "both@x", "name": name}) for name in ("One", "Two")}
+    s["org/bolt"].create({"email": "both@x", "name": "Three"})
+    groups, looked = duplicates(s.world.context, "org", ENTITY, captured(s))
+    assert looked == 3
+    (group,) = groups
+    assert (group.tenant, group.match, group.value) == ("acme", ("email", "city"), ("both@x", "acme"))
+    assert set(group.records) == twice
