@@ -20,7 +20,7 @@ from typing import Any, LiteralString
 import httpx
 import psutil
 import psycopg
-from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from bench.contestant import Say
 from bench.machine import own_cpu_s
@@ -256,6 +256,8 @@ class Run:
         try:
             parts = consumer.list_topics(topic, timeout=30.0).topics[topic].partitions
             return sum(int(consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=30.0)[1]) for n in parts)
+        except KafkaException:  # the topic was made a moment ago, and nobody leads it yet
+            return 0
         finally:
             consumer.close()
 
