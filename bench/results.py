@@ -121,7 +121,7 @@ def show(body: dict[str, Any], console: Console) -> None:
         for name, found in body["ratios"].items():
             table.add_row(name, f"{found['median']:.2f} ×", "  ".join(f"{value:.2f}" for value in found["rounds"]))
         console.print(table)
-    alone = ("two_way", "recovery_s", "restart_s", "restore_s", "records_of_state", "memory_mb")
+    alone = ("two_way", "recovery_s", "restart_s", "restore_s", "records_of_state", "memory_mb", "tenants", "apis")
     extras = [name for name in alone if name in body]
     if extras:
         table = Table(title="tidelock alone", title_justify="left", header_style="bold", show_header=False)

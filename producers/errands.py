@@ -93,7 +93,11 @@ class Errands:
             return
         lane, spoilt = "loads" if job.load is not None else "increments", True
         try:
-            self._do(lane, job, tenant)
+            try:
+                self._do(lane, job, tenant)
+            except TidelockError as error:
+                self._context.access.cleaned(tenant, error)
+                raise
             spoilt = False
         except Revoked as error:
             self._revoked(job, tenant, error)

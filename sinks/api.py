@@ -34,7 +34,7 @@ from tidelock.change import position
 from tidelock.config import TableSpec
 from tidelock.context import Context
 from tidelock.envelopes import APPLIED, MISSING, REJECTED, TAKEN, UNSEEN_EDIT, Receipt, Write
-from tidelock.errors import Fatal, Reject
+from tidelock.errors import Fatal, Reject, TidelockError
 from tidelock.tenants import Tenant
 
 _TEXT = VALUE_TAGS[FieldType.STRING][0]
@@ -86,10 +86,18 @@ class ApiSink:
         edits = self._edits.setdefault((tenant.name, entity), _Edits())
         wait_s = _delete_wait_s(tenant, table, self.held_back_s(tenant))
         work = _Batch(target, table, columns, edits, looks=self.looks(target), delete_wait_s=wait_s)
-        for op, carry_out in (("create", work.create), ("update", work.update), ("delete", work.delete)):
-            todo = [(i, w) for i, w in enumerate(batch) if w.op == op]
-            if todo:
-                carry_out(todo)
+        access = self._context.access
+        try:
+            for op, carry_out in (("create", work.create), ("update", work.update), ("delete", work.delete)):
+                todo = [(i, w) for i, w in enumerate(batch) if w.op == op]
+                if todo:
+                    carry_out(todo)
+        except TidelockError as error:
+            access.cleaned(tenant, error)
+            raise
+        for receipt in work.found.values():
+            if receipt.message is not None:
+                receipt.message = access.clean(tenant, receipt.message)
         return [work.found[i] for i in range(len(batch))]
 
     def held_back_s(self, tenant: Tenant) -> float:  # noqa: ARG002 - for captures that say how they read

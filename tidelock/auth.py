@@ -113,6 +113,11 @@ class Tokens:
         self._alone[tenant.key] = (credentials, reason)
         self.tenants.revoke(tenant.system, tenant.name, reason, credentials=credentials)
 
+    def in_use(self, tenant: Tenant) -> tuple[str, ...]:
+        """Return the token that this process holds of a tenant, if any: what must not be repeated."""
+        held = self._held.get(tenant.key)
+        return () if held is None else (held.token.value,)
+
     def close(self) -> None:
         """Close connections."""
         with self._lock:

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 _MOST_CHARACTERS = 300
+_CUT = "…"
 _LEAST_SECRET = 6  # shorter credentials are switches and names; striking them out would garble every sentence
 _NO_SECRETS = frozenset(("client_id", "username", "user", "login", "scope", "audience", "ca"))
 
@@ -47,7 +48,7 @@ def _first(body: Any) -> Any:
 
 def _line(text: str) -> str:
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return plain if len(plain) <= _MOST_CHARACTERS else f"{plain[:_MOST_CHARACTERS]}…"
+    return plain if len(plain) <= _MOST_CHARACTERS else f"{plain[:_MOST_CHARACTERS]}{_CUT}"
 
 
 def retry_after_s(headers: httpx.Headers) -> float | None:
@@ -69,12 +70,24 @@ def _http_date(text: str) -> float | None:
 
 
 def scrub(text: str, credentials: Mapping[str, str], others: Iterable[str] = ()) -> str:
-    """Return a text with every secret in it struck out, also where it stands percent-encoded."""
+    """Return a text with every secret in it struck out, also where it stands percent-encoded, or was cut off with the text."""
     secrets = [v for k, v in credentials.items() if k not in _NO_SECRETS]
     for secret in sorted({*secrets, *others}, key=len, reverse=True):
         if len(secret) >= _LEAST_SECRET:
-            text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
+            for spelt in {secret, quote(secret, safe="")}:
+                text = _without_beginning(text.replace(spelt, "***"), spelt)
     return text
+
+
+def _without_beginning(text: str, secret: str) -> str:
+    """Strike out the beginning of a secret where a text was cut off (`vendor_message`)."""
+    *pieces, last = text.split(_CUT)
+    for n, piece in enumerate(pieces):
+        for size in range(min(len(secret), len(piece)), _LEAST_SECRET - 1, -1):
+            if piece.endswith(secret[:size]):
+                pieces[n] = f"{piece[:-size]}***"
+                break
+    return _CUT.join([*pieces, last])
 
 
 def place(url: httpx.URL | str) -> str:

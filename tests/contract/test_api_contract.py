@@ -11,17 +11,20 @@ import pytest
 from producers.apirows import wanted
 from producers.source import Source, Task
 from sinks.base import Sink
+from sinks.target import Result
 from tests.contract.api_contract import ApiSubject, SourceContract, TargetContract
 from tests.sinking import ENTITIES, SYSTEM
-from tests.vendor import OFFICES, Office, VendorSink, VendorSource
+from tests.vendor import OFFICES, Office, VendorSink, VendorSource, VendorTarget
 from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.envelopes import APPLIED, REJECTED
+from tidelock.errors import Reject, Retry
 from tidelock.kafka import KafkaClients
 from tidelock.registry import Registry
 
 NOWHERE = "http://127.0.0.1:9"
+TOKEN = "t0ken-of-the-vendor"
 TABLE = {
     "table": "people",
     "key": ["id"],
@@ -57,7 +60,8 @@ class Memory:
 
     def __init__(self, data: Path) -> None:
         self.office = OFFICES[SYSTEM, "default"] = Office()
-        self.context = context_of(data)
+        self.context = context_of(data, credentials={"token": TOKEN})
+        self.context.access.central = self.context.access.tenants.central = None  # the tenant is the file's
         self.tenant = self.context.access.tenants.get(SYSTEM, "default")
 
     def sink(self) -> Sink:
@@ -171,3 +175,18 @@ class TestTarget(TargetContract):
         monkeypatch.setattr(memory.office, "edit", edit)
         (receipt,) = self.done(sink, [self.write("a", "update", key, 2, name=("Ours", "a"))])
         assert receipt.values == {"name": b"\x02\x08OURS"}
+
+    def test_what_a_vendor_says_of_a_record_is_told_without_what_it_was_signed_in_with(
+        self, sink: Sink, memory: Memory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        quoted = Result(error=Reject(f"sent with {TOKEN}", kind="wrong"))
+        monkeypatch.setattr(VendorTarget, "create", lambda _self, _table, items: [quoted for _ in items])
+        (receipt,) = self.done(sink, [self.write("a", "create", email="a@example.com", name="A")])
+        assert (receipt.outcome, receipt.message) == (REJECTED, "sent with ***")
+
+        def broken(*_: object) -> None:
+            raise Retry(f"broken by {TOKEN}", hint="tried again by itself")
+
+        monkeypatch.setattr(VendorTarget, "create", broken)
+        with pytest.raises(Retry, match=r"broken by \*\*\*"):
+            self.done(sink, [self.write("b", "create", email="b@example.com", name="B")])

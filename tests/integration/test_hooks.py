@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from producers.hooks import HooksWorker
 from producers.webhook import WebhookProducer
 from tests.apicaptures import ApiRig
 from tests.loyalty import SECRET
+from tests.secrecy import topics
 from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.embedded import Stack
@@ -28,6 +30,7 @@ from tidelock.signatures import SCHEMES
 pytestmark = pytest.mark.stack
 
 SYSTEM = "shop"
+FORGED: dict[str, Any] = {"webhook-signature": "v1,AAAA"}
 MOST = 20_000
 
 
@@ -71,12 +74,14 @@ class Service:
         while not self._stop.is_set():
             self.worker.step(0.05)
 
-    def send(self, body: Any, number: str = "n1", path: str = f"/hooks/{SYSTEM}/one", **more: Any) -> httpx.Response:
-        """Send a signed webhook."""
+    def send(
+        self, body: Any, number: str = "n1", path: str = f"/hooks/{SYSTEM}/one", late_s: float = 0.0, **more: Any
+    ) -> httpx.Response:
+        """Send a webhook that was signed some seconds ago."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         url = str(self.sender.base_url.join(path))
         headers = SCHEMES["standard"].sign(
-            [SECRET], number=number, timestamp=time.time(), method="POST", url=url, body=raw
+            [SECRET], number=number, timestamp=time.time() - late_s, method="POST", url=url, body=raw
         )
         return self.sender.post(path, content=raw, headers={**headers, **more})
 
@@ -142,12 +147,61 @@ def test_what_is_refused_before_anybody_reads_it(make: Make) -> None:
     got = sender.get(f"/hooks/{SYSTEM}/one")
     assert (got.status_code, got.headers["allow"]) == (405, "POST")
     assert sender.post(f"/hooks/{SYSTEM}/one", content=b"{}").status_code == 401
-    wrong = service.send(event(1), **{"webhook-signature": "v1,AAAA"})
+    wrong = service.send(event(1), **FORGED)
     assert (wrong.status_code, wrong.json()["error"]) == (401, "signature_wrong")
     assert service.send(b"{", "n2").status_code == 400
     assert sender.get("/healthz").status_code == 200
     assert SECRET not in wrong.text
     assert rig.messages(rig.topics.jobs("increments", SYSTEM)) == []
+
+
+def test_bad_input_gets_the_right_answer_is_counted_and_reaches_no_topic(make: Make) -> None:
+    rig, service = make()
+    mark = "b4d-input"
+    bad = event(1, email=f"{mark}@example.com")
+
+    def pieces() -> Iterator[bytes]:
+        yield json.dumps(bad).encode()
+        yield b" " * MOST
+
+    cases: list[tuple[str, int, Callable[[], httpx.Response]]] = [
+        ("unreadable", 400, lambda: service.send(f'{{"email": "{mark}"'.encode(), "b1")),
+        ("unreadable", 400, lambda: service.send(mark.encode() + b"\xff\x00", "b2")),
+        ("no_key", 400, lambda: service.send({"type": "member.updated", "data": {"email": mark}}, "b3")),
+        ("signature_wrong", 401, lambda: service.send(bad, "b4", **FORGED)),
+        ("signature_missing", 401, lambda: service.sender.post(f"/hooks/{SYSTEM}/one", json=bad)),
+        ("too_old", 401, lambda: service.send(bad, "b5", late_s=301.0)),
+        ("too_new", 401, lambda: service.send(bad, "b6", late_s=-330.0)),
+        ("too_large", 413, lambda: service.send({**bad, "more": "x" * MOST}, "b7")),
+        ("too_large", 413, lambda: service.sender.post(f"/hooks/{SYSTEM}/one", content=pieces())),
+        ("unknown", 404, lambda: service.send(bad, "b8", path="/hooks/elsewhere")),
+        ("unknown", 404, lambda: service.send(bad, "b9", path=f"/hooks/{SYSTEM}/nobody")),
+        ("method", 405, lambda: service.sender.get(f"/hooks/{SYSTEM}/one?{mark}")),
+        ("method", 405, lambda: service.sender.put(f"/hooks/{SYSTEM}/one", json=bad)),
+    ]
+    expected: Counter[str] = Counter()
+    for reason, status, send in cases:
+        answer = send()
+        assert (answer.status_code, answer.json()["error"]) == (status, reason)
+        assert mark not in answer.text
+        expected[f"hooks_refused_{reason}"] += 1
+    good = event(2, email="good@example.com")
+    assert service.send(good, "g1").json() == {"state": "accepted"}
+    assert service.send(bad, "g1").json() == {"state": "repeated"}, "a number that is known already is a replay"
+    expected |= Counter(hooks_accepted=1, hooks_repeated=1)
+
+    def counted() -> Counter[str]:
+        found: Counter[str] = Counter()
+        for _, value in rig.messages(rig.topics.ops("activity")):
+            for count in rig.codec.decode(value)["counts"]:
+                if count["name"].startswith("hooks_"):
+                    found[count["name"]] += count["value"]
+        return found
+
+    rig.until(lambda: counted() == expected)
+    said = b"".join(data for _, data in topics(rig.clients, rig.config.prefix))
+    assert b"good@example.com" in said, "what is good is in a topic, so that the search proves something"
+    assert mark.encode() not in said
 
 
 def test_a_body_that_is_too_large_is_not_taken_whether_it_says_so_or_not(make: Make) -> None:

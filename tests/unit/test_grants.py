@@ -196,3 +196,13 @@ def test_secrets_are_struck_out_also_when_they_are_encoded() -> None:
     given = {"client_id": "application-1", "client_secret": "a+b/c=d", "region": "eu"}
     text = scrub("application-1 a+b/c=d a%2Bb%2Fc%3Dd eu token-9", given, ["token-9"])
     assert text == "application-1 *** *** eu ***"
+
+
+def test_a_secret_that_was_cut_off_with_its_message_is_struck_out() -> None:
+    secret = "eyJ" + "x" * 400
+    said = vendor_message(b'{"message": "you sent ' + secret.encode() + b'"}')
+    assert said.endswith("xxx…")
+    assert scrub(f"POST /x answered 400: {said}, tried again", {}, [secret]) == (
+        "POST /x answered 400: you sent ***…, tried again"
+    )
+    assert scrub("it ends with a word…", {"token": "another word"}) == "it ends with a word…"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from tidelock import central
 from tidelock.apis.client import ApiClient, Judge
@@ -12,9 +12,13 @@ from tidelock.auth import Grant, Token, Tokens
 from tidelock.central import Central
 from tidelock.config import Config
 from tidelock.context import Context
+from tidelock.errors import TidelockError
+from tidelock.httperrors import scrub
 from tidelock.limits import Limits, LimitSpec
 from tidelock.tenants import Tenant, Tenants
 from tidelock.tracing import Tracing
+
+E = TypeVar("E", bound=TidelockError)
 
 
 class Access:
@@ -70,6 +74,16 @@ class Access:
         )
         self._clients.append(made)
         return made
+
+    def clean(self, tenant: Tenant, text: str) -> str:
+        """Return what a connector says of a tenant without its secrets, for vendors may quote what they were sent."""
+        return scrub(text, tenant.credentials, self.tokens.in_use(tenant))
+
+    def cleaned(self, tenant: Tenant, error: E) -> E:
+        """Strike a tenant's secrets out of an error, and return it."""
+        error.message = self.clean(tenant, error.message)
+        error.args = (error.message, error.hint)
+        return error
 
     def close(self) -> None:
         """Close clients, token endpoints and the database."""

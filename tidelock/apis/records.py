@@ -88,6 +88,7 @@ class Record:
 
 # ------------------------------------------------------------------------------------------------ values by type
 
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _TEXT_TYPES = frozenset({FieldType.STRING, FieldType.DECIMAL, FieldType.JSON, FieldType.UUID})
 
 
@@ -141,7 +142,8 @@ def moment(text: str) -> dt.datetime:
 
 def micros_of(text: str) -> int:
     """Read an ISO 8601 time as µs since 1970. Raises ValueError."""
-    return round((moment(text) - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) / dt.timedelta(microseconds=1))
+    since = moment(text) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def decimal_text(value: Any) -> str:
