@@ -19,9 +19,9 @@ from tidelock.demo import records
 from tidelock.demo.evidence import ENTITIES, Evidence, Letter, text
 from tidelock.demo.office import TYPO, Office
 from tidelock.demo.portals import KINDS, PLACES
-from tidelock.demo.settings import DATABASES, Hooks, create_schema, write_config
+from tidelock.demo.settings import DATABASES, SYSTEMS, Hooks, create_schema, write_config
 from tidelock.demo.users import Edit
-from tidelock.demo.verify import CHECKS, SOURCES, verify
+from tidelock.demo.verify import CHECKS, PORTALS, SOURCES, verify
 from tidelock.embedded import Endpoints, Stack
 
 CID = "11111111-1111-5111-8111-111111111111"
@@ -42,12 +42,13 @@ GOLDEN = {
 def evidence(**golden: Any) -> Evidence:
     """One contact that is everywhere what it should be."""
     record = {**GOLDEN, **golden}
-    keys = {"crm": "1", "erp": "e-1", "store": CID}
+    portals = {label: f"{label}-1" for label in sorted(PORTALS) if label != "salesforce/world"}  # Ada is an American
+    keys = {"crm": "1", "erp": "e-1", "store": CID, **portals}
     rows: dict[tuple[str, str], dict[str, dict[str, str | None]]] = {c: {} for c in CHECKS}
     rows |= {(database, entity): {} for _, entity, database in SOURCES if (database, entity) not in rows}
     for system, key in keys.items():
         rows[system, "contact"] = {key: dict(record)}
-    links = {("crm", "1"): CID, ("erp", "e-1"): CID}
+    links = {(system, key): CID for system, key in keys.items() if system != "store"}
     return Evidence(
         golden={e: {} for e in ENTITIES} | {"contact": {CID: dict(record)}},
         links={e: {} for e in ENTITIES} | {"contact": links},
@@ -76,7 +77,7 @@ def conflict(name: str, golden: str, theirs: str, outcome: str = "golden") -> di
 def test_systems_in_step_with_every_edit_accounted_for_pass() -> None:
     verdict = verify(evidence(), [edit(1, "crm", "first_name", "Ada")], {})
     assert verdict.passed
-    assert verdict.compared == 10 + 9 + 10
+    assert verdict.compared == 10 + 9 + 10 + 5 * 4 + 6  # the shop shows the status, too
     assert verdict.fates == {"in the golden record": 1}
 
 
@@ -114,10 +115,12 @@ def test_a_missing_row_a_double_and_a_row_without_link_fail() -> None:
 def test_a_deleted_record_must_be_gone_or_switched_off() -> None:
     found = evidence()
     found.golden["contact"][CID] = None
-    assert {m.system for m in verify(found, [], {}).mismatches} == {"crm", "erp", "store"}
-    for system in ("crm", "store"):
+    portals = PORTALS - {"salesforce/world"}
+    assert {m.system for m in verify(found, [], {}).mismatches} == {"crm", "erp", "store", *portals}
+    for system in {"crm", "store", *portals} - {"shop"}:
         found.rows[system, "contact"].clear()
     found.rows["erp", "contact"]["e-1"]["status"] = "inactive"
+    found.rows["shop", "contact"]["shop-1"]["status"] = "inactive"
     assert not verify(found, [], {}).mismatches
 
 
@@ -172,12 +175,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def dsns(stack: Stack) -> Iterator[dict[str, str]]:
-    found = {name: stack.postgres.create_database(name) for name in DATABASES}
+    found = {name: stack.postgres.create_database(name) for name in SYSTEMS}
     for name, dsn in found.items():
         create_schema(name, dsn)
     records.load(found, 1)
     yield found
-    for name in DATABASES:
+    for name in SYSTEMS:
         stack.postgres.drop_database(name)
 
 
