@@ -71,6 +71,7 @@ class Board:
         self._asked: dict[Place, set[str]] = {}  # who waits for a poll: keys of requests
         self._told: dict[tuple[str, str, str], tuple[Any, ...]] = {}
         self._due_at: dict[tuple[str, str, str], tuple[float, float]] = {}
+        self._given_at: dict[tuple[str, str, str], float] = {}  # by kind of run
 
     # ------------------------------------------------------------------------------------------------ records
 
@@ -142,8 +143,9 @@ class Board:
         place = (tenant, entity)
         state = self._states.get(place)
         if state is None:
-            # Nightly runs count from the first start; polls are due at once.
-            ran = {kind: now for kind, schedule in self._schedules[entity].items() if schedule.cron is not None}
+            # Nightly runs count from the first start. The first poll is due at once, also with a schedule: loads and creates wait for it.
+            schedules = self._schedules[entity].items()
+            ran = {kind: now for kind, schedule in schedules if schedule.cron is not None and kind != "poll"}
             state = self._states[place] = State(ran=ran)
         if self._is_out((*place, "", 0), state.seq, now):
             return 0
@@ -156,6 +158,7 @@ class Board:
             return 0
         self._give("increments", Job(kind, tenant, entity, due, state=state, at=now))
         self._out[*place, "", 0] = _Out(state.seq, now)
+        self._given_at[*place, kind] = now
         if kind == "poll":
             asked = self._asked.pop(place, set())
             for key in asked - set().union(*self._asked.values()):
@@ -167,17 +170,27 @@ class Board:
         return out is not None and out.seq == seq and now - out.at < LOST_AFTER_S
 
     def _due(self, place: Place, state: State, now: float) -> tuple[str | None, float]:
-        if state.more is not None and state.more in self._schedules[place[1]]:
+        """Return the kind of run that is next. Of several that are due it is the one that has waited longest for its turn.
+
+        So a poll that takes longer than its interval keeps no nightly run from its turn, and one of those that fails keeps no poll from it.
+        """
+        schedules = self._schedules[place[1]]
+        if state.more in schedules and (state.more == "poll" or not state.failures):
             return state.more, now
-        if place in self._asked and "poll" in self._schedules[place[1]]:
+        if place in self._asked and "poll" in schedules:
             return "poll", now
-        for kind in self._schedules[place[1]]:
-            if kind != "poll" and "poll" in self._schedules[place[1]] and "poll" not in state.cursors:
+        due: dict[str, float] = {}
+        for kind in schedules:
+            if kind != "poll" and "poll" in schedules and "poll" not in state.cursors:
                 continue  # everything else builds on where polling begins
-            due = self._next(place, kind, state.ran.get(kind, 0.0))
-            if due <= now:
-                return kind, due
-        return None, 0.0
+            ran = state.ran.get(kind, 0.0)
+            at = self._next(place, kind, ran) if ran else now
+            if at <= now:
+                due[kind] = at
+        if not due:
+            return None, 0.0
+        first = min(due, key=lambda kind: self._given_at.get((*place, kind), 0.0))
+        return first, due[first]
 
     def _next(self, place: Place, kind: str, ran: float) -> float:
         """Return when a kind of run is due; what a cron expression says is worked out once per run."""
@@ -229,7 +242,8 @@ class Board:
     def _mark(self, marks: Marks, entity: str, state: State, whole: list[dict[int, Load]]) -> None:
         """Give the marks that end the first seed, if it has ended."""
         if self._reads_all_first:
-            if state.more is None and not state.failures:
+            # One that broke off has a cursor, too, but has not run.
+            if state.more is None and state.ran.get("poll"):
                 marks.give(entity, "first reading")
         elif any(all(load.done for load in parts.values()) for parts in whole):
             marks.give(entity, "seed")
@@ -269,7 +283,9 @@ class Board:
         for old, parts in list(loads.items()):
             if all(load.done for load in parts.values()):  # of those that are done only the newest is remembered
                 del loads[old]
+                self._told.pop((*place, old), None)
                 for n in parts:
+                    self._out.pop((*place, old, n), None)
                     self._publisher.signal(f"load/{self._system}/{tenant}/{entity}/{old}/{n}", None)
         first = Load(number, 0, 0, {}, where=where, seq=1)
         loads[number] = {0: first}

@@ -23,6 +23,7 @@ from producers.seen import each_message
 from producers.source import Source, Task
 from producers.tools import Tools
 from tidelock.apis.records import Record
+from tidelock.captures import STUCK_AFTER
 from tidelock.change import CREATE, DELETE, SNAPSHOT, UPDATE
 from tidelock.context import Context
 from tidelock.errors import Fatal, Reject, Retry, Revoked, TidelockError
@@ -110,7 +111,7 @@ class Errands:
             self._put_off(job, str(error), pause, failures)
         except (Fatal, Reject) as error:
             self._alert("capture_failed", job, error, "critical")
-            self._put_off(job, str(error), 60.0, self._failures(job) + 1)
+            self._put_off(job, str(error), 60.0, max(STUCK_AFTER, self._failures(job) + 1))
         except KafkaTrouble:
             raise
         except Exception as error:
@@ -120,7 +121,7 @@ class Errands:
                 hint="the worker's log has the details: report them; it is tried again every minute",
             )
             self._alert("capture_failed", job, wrong, "critical")
-            self._put_off(job, str(wrong), 60.0, self._failures(job) + 1)
+            self._put_off(job, str(wrong), 60.0, max(STUCK_AFTER, self._failures(job) + 1))
         finally:
             self._tools.give_back(lane, job.tenant, spoilt=spoilt)  # whoever mends it may have changed what was known
 
@@ -298,7 +299,7 @@ class Errands:
         except TidelockError as trouble:
             raise KafkaTrouble(trouble) from trouble
         self._alert("credentials_revoked", job, error, "critical")
-        self._put_off(job, str(error), 5.0)
+        self._put_off(job, str(error), 5.0, max(STUCK_AFTER, self._failures(job) + 1))
 
     @staticmethod
     def _failures(job: Job) -> int:

@@ -172,6 +172,9 @@ class Reception:
             except Refused as error:
                 refusal = error
                 continue
+            except (Retry, Fatal) as error:  # a secret that is none: it may be another tenant's call all the same
+                trouble = trouble or error
+                continue
             return hook, group, checked.id
         told = refusal or trouble
         assert told is not None

@@ -93,6 +93,8 @@ class ApiSink:
                 if todo:
                     carry_out(todo)
         except TidelockError as error:
+            if isinstance(error, Fatal):
+                self._forget(tenant.name)  # whoever mends it may change what was known, such as the columns
             access.cleaned(tenant, error)
             raise
         for receipt in work.found.values():
@@ -107,6 +109,13 @@ class ApiSink:
     def looks(self, target: Target) -> bool:  # noqa: ARG002 - some targets cannot read
         """Return whether bases are looked at before a write, and what stands there behind it."""
         return self._captured
+
+    def _forget(self, tenant: str) -> None:
+        """Have a tenant's target made anew the next time."""
+        with self._lock:
+            known = self._targets.pop(tenant, None)
+        if known is not None:
+            known[1].close()
 
     def _tools(self, tenant: Tenant, entity: str, table: TableSpec) -> tuple[Target, dict[str, ApiColumn]]:
         stamp = (tenant.url, dict(tenant.options), dict(tenant.credentials))
@@ -204,7 +213,7 @@ class _Batch:
         records = self._target.read(self._table, [str(w.native_key) for _, w in todo], names)
         for i, w in todo:
             record = records.get(str(w.native_key))
-            values = {} if record is None else self._differing(record, {n: v for n, (v, _) in w.columns.items()})
+            values = self._spelt(record, {n: v for n, (v, _) in w.columns.items()})
             where = None if record is None else position(*record.version)
             self.found[i] = Receipt(w.canonical_id, w.version, APPLIED, w.native_key, where, (), values)
 
@@ -339,13 +348,18 @@ class _Batch:
             record = result.record or back.get(key)
             version = result.version if record is None else record.version
             left = (refused or {}).get(i, {})
-            # What stands there tells how our value was spelt only if nobody has written since.
-            spelt = self._differing(record, values) if record is not None and record.ours else {}
+            spelt = self._spelt(record, values)
             where = None if version is None else position(*version)
             self.found[i] = Receipt(w.canonical_id, w.version, APPLIED, key, where, tuple(left), {**spelt, **left})
 
-    def _differing(self, record: Record, values: dict[str, bytes]) -> dict[str, bytes]:
-        out = {}
+    def _spelt(self, record: Record | None, values: dict[str, bytes]) -> dict[str, bytes]:
+        """Return what stands there in place of values that we have written.
+
+        It tells how they were spelt only if nobody has written since: somebody's edit would be taken for a spelling, and lost.
+        """
+        out: dict[str, bytes] = {}
+        if record is None or not record.ours:
+            return out
         for name, value in values.items():
             if name in record.values:
                 standing = _alike(self._column(name).generic(record.values[name]), value)

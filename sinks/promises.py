@@ -10,6 +10,8 @@ from tidelock.config import SystemSpec
 from tidelock.envelopes import Write
 
 REMIND_S = 3600.0
+KEPT_S = 60.0
+"""Nothing late must have come by for so long before the promise counts as kept again: while a backlog goes, late and fresh writes alternate."""
 KIND = "overdue"
 
 
@@ -28,6 +30,7 @@ class Promise:
         self._system = system
         self._alert = alert
         self._told: dict[str, float] = {}  # by tenant: when it was last told
+        self._late: dict[str, float] = {}  # by tenant: when the last late write came by
 
     def read(self, writes: Iterable[Write]) -> None:
         """Take note of writes that are about to be tried, for the first time or again."""
@@ -46,9 +49,12 @@ class Promise:
         if self._most_s is None:
             return
         if now - since <= self._most_s:
-            if self._told.pop(tenant, None) is not None:
+            if tenant in self._told and now - self._late[tenant] >= KEPT_S:
+                del self._told[tenant], self._late[tenant]
                 self._say(place, "info", "what is changed is written in time again", "nothing to do")
-        elif now - self._told.get(tenant, 0.0) >= REMIND_S:
+            return
+        self._late[tenant] = now
+        if now - self._told.get(tenant, 0.0) >= REMIND_S:
             self._told[tenant] = now
             text = (
                 f"a change has waited for {_hours(now - since)} to be written, and {_hours(self._most_s)} were promised"

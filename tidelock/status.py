@@ -11,6 +11,7 @@ from typing import Any
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 
+from tidelock import captures
 from tidelock.activity import BUCKETS_MS
 from tidelock.codec import Codec
 from tidelock.config import Config
@@ -104,6 +105,7 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
     signals = _signals(kafka, topics)
     waiting = waits(signals, config)
     tenants = troubles(signals, config)
+    unread = captures.unread(signals, config)
     lag = _lag(config, kafka, topics)
     down = _down(kafka, codec, topics, now)
     dead = _dead(config, kafka, topics)
@@ -124,6 +126,7 @@ def query(config: Config, kafka: KafkaClients, codec: Codec) -> Status:
                 waiting,
                 down,
                 tenants,
+                unread,
             )
             for entity in system.entities
         ]
@@ -175,9 +178,9 @@ def _hooks(counts: Mapping[tuple[str, str], Mapping[str, int]]) -> dict[str, dic
 
 
 def _signals(kafka: KafkaClients, topics: Topics) -> dict[str, dict[str, Any]]:
-    """Return the last records of seeds, of what waits for them, and of tenants that take no writes, by key."""
+    """Return the last records of captures and seeds, of what waits for them, and of tenants that take no writes, by key."""
     found = read_latest(kafka, [topics.ops("signals")]).items()
-    heads = (b"seed/", b"seeded/", b"waiting/", TENANT_HEAD.encode())
+    heads = (b"seed/", b"seeded/", b"waiting/", TENANT_HEAD.encode(), captures.HEAD.encode())
     return {k.decode(): json.loads(m.value()) for k, m in found if k.startswith(heads)}
 
 
@@ -211,9 +214,11 @@ def _flow(
     waiting: list[Wait],
     down: dict[str, str],
     tenants: list[Trouble],
+    unread: list[captures.Trouble],
 ) -> Flow:
     led_to = any(system in f.to and f.entity == entity for f in config.flows)
     mine = [t for t in tenants if t.system == system and led_to]
+    closed = [t for t in unread if (t.system, t.entity) == (system, entity)]
     letters = dead.get((system, entity), 0)
     behind = lag.get(Topics(config.prefix).sync(system, entity))
     if f"sink.{system}" in silent or f"capture.{system}" in silent:
@@ -227,6 +232,8 @@ def _flow(
             f"{first.tenant}: {first.message}: {first.next}" if first.next else f"{first.tenant}: {first.message}",
         )
         what += f"; and {len(held) - 1} more tenants" if len(held) > 1 else ""
+    elif closed:
+        state, what = _not_read(closed)
     elif letters:
         state, what = "degraded", "tidelock dlq ls"
     elif stuck := next((w for w in waiting if (w.system, w.entity) == (system, entity) and w.stuck), None):
@@ -257,6 +264,16 @@ def _flow(
         what,
         _named(mine),
     )
+
+
+def _not_read(closed: list[captures.Trouble]) -> tuple[str, str]:
+    """Return state and next action of a flow of which something is not read: what is known of comes first."""
+    first = min(closed, key=lambda t: not t.known)
+    what = f"{first.tenant}: {first.message}"
+    if not first.known:
+        what += f"; `tidelock tenants ls` says whether it is on, the log of capture.{first.system} what keeps it"
+    what += f"; and {len(closed) - 1} more tenants" if len(closed) > 1 else ""
+    return ("waits" if first.known else "no signal"), what
 
 
 def _named(tenants: list[Trouble]) -> str:

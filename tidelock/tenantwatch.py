@@ -28,9 +28,8 @@ class TenantWatch:
         self._tenants = Tenants(config, central)
         self._every_s = every_s
         self._stop = threading.Event()
-        self._new: Config | None = None
         self._version = self._tenants.version()
-        self.config = with_tenants(config, central)
+        self.config = self._told = with_tenants(config, central)
         self._thread = threading.Thread(target=self._run, name="tenant watch", daemon=True)
 
     def start(self) -> None:
@@ -46,21 +45,27 @@ class TenantWatch:
 
     def changed(self) -> Config | None:
         """Return the configuration as it is to be now, if that is news since the last time."""
-        new, self._new = self._new, None
-        return new
+        found = self.config  # looked at once: the thread may put the next one there at any moment
+        if found is self._told:
+            return None
+        self._told = found
+        return found
 
     def _run(self) -> None:
         reachable = True
         while not self._stop.wait(self._every_s):
             try:
-                version = self._tenants.version()
-                if version != self._version:
-                    found = with_tenants(self._base, self._central)
-                    self._version = version
-                    if found != self.config:
-                        self.config = self._new = found
+                self._look()
                 reachable = True
             except TidelockError as error:
                 if reachable:
                     log.warning(str(error), action="tenants_unknown")
                 reachable = False
+
+    def _look(self) -> None:
+        version = self._tenants.version()
+        if version != self._version:
+            found = with_tenants(self._base, self._central)
+            self._version = version
+            if found != self.config:
+                self.config = found

@@ -14,12 +14,13 @@ from sinks.base import Sink
 from sinks.target import Result
 from tests.contract.api_contract import ApiSubject, SourceContract, TargetContract
 from tests.sinking import ENTITIES, SYSTEM
-from tests.vendor import OFFICES, Office, VendorSink, VendorSource, VendorTarget
+from tests.vendor import COLUMNS, OFFICES, Office, VendorSink, VendorSource, VendorTarget
+from tidelock.change import position
 from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.envelopes import APPLIED, REJECTED
-from tidelock.errors import Reject, Retry
+from tidelock.errors import Fatal, Lost, Reject, Retry
 from tidelock.kafka import KafkaClients
 from tidelock.registry import Registry
 
@@ -190,3 +191,33 @@ class TestTarget(TargetContract):
         monkeypatch.setattr(VendorTarget, "create", broken)
         with pytest.raises(Retry, match=r"broken by \*\*\*"):
             self.done(sink, [self.write("b", "create", email="b@example.com", name="B")])
+
+    def test_an_edit_behind_a_create_whose_answer_was_lost_is_no_spelling_of_ours(
+        self, sink: Sink, memory: Memory
+    ) -> None:
+        memory.office.lose = 1
+        create = self.write("a", "create", email="a@example.com", name="a")
+        with pytest.raises(Lost):
+            self.done(sink, [create])
+        (key,) = memory.office.rows
+        memory.office.edit(key, {"name": "Theirs"})
+        (receipt,) = self.done(sink, [create])
+        assert (receipt.outcome, receipt.native_key, receipt.values) == (APPLIED, key, {})
+        assert receipt.position == position(memory.office.rows[key].version, 0), (
+            "their edit is captured there, and judged as one"
+        )
+        assert memory.rows()[key]["name"] == "Theirs"
+
+    def test_a_column_that_is_made_later_is_found_without_a_restart(
+        self, sink: Sink, memory: Memory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (key,) = self.created(sink, "a")
+        sink.close()
+        known = dict(COLUMNS)
+        monkeypatch.delitem(COLUMNS, "name")
+        rename = [self.write("a", "update", key, 2, name=("Ours", "a"))]
+        with pytest.raises(Fatal, match="no property name"):
+            self.done(sink, rename)
+        COLUMNS.update(known)
+        (receipt,) = self.done(sink, rename)
+        assert (receipt.outcome, receipt.refused) == (APPLIED, ())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sinks.promises import REMIND_S, Promise
+from sinks.promises import KEPT_S, REMIND_S, Promise
 from tests.sinking import write
 from tidelock.config import SystemSpec
 
@@ -58,7 +58,22 @@ def test_it_is_told_once_reminded_of_and_taken_back(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(time, "time", lambda later=later: now + later)
         one.look("default", since)
         assert len(told.alerts) == count
+    monkeypatch.setattr(time, "time", lambda: now + REMIND_S + 2.0 + KEPT_S)
     one.look("default", now)
     assert [severity for _, _, severity, _ in told.alerts] == ["critical", "critical", "info"]
     one.look("default", now)
     assert len(told.alerts) == 3
+
+
+def test_a_backlog_in_which_late_and_fresh_writes_alternate_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    one = promise(told, promise_s=DAY_S)
+    now = time.time()
+    for second in range(20):
+        monkeypatch.setattr(time, "time", lambda second=second: now + second)
+        one.look("default", now - 2 * DAY_S)
+        one.look("default", now)
+    assert [severity for _, _, severity, _ in told.alerts] == ["critical"]
+    monkeypatch.setattr(time, "time", lambda: now + 20.0 + KEPT_S)
+    one.look("default", now)
+    assert [severity for _, _, severity, _ in told.alerts] == ["critical", "info"]

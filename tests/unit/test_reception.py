@@ -207,6 +207,14 @@ def test_an_address_without_a_tenant_serves_those_whose_secret_it_was_signed_wit
     assert shared.refused(event()) == (400, "no_tenant")
 
 
+def test_a_secret_that_is_none_is_trouble_for_its_own_tenant_alone(desk: Make) -> None:
+    broken = {"credentials": {"hook_secret": "whsec_no base64"}}
+    made = desk(tenants={"one": broken, "two": {"credentials": {"hook_secret": OTHER}}})
+    (job,) = made.jobs(event(), secret=OTHER)
+    assert job.tenant == "two"
+    assert made.refused(event(), number="n2", secret=OTHER, tenant="one") == (503, "not_configured")
+
+
 def test_a_tenant_that_is_off_keeps_its_sender_waiting_behind_the_signature(desk: Make) -> None:
     made = desk(tenants={"one": {"enabled": False}, "two": {}})
     found = made.call(event(), tenant="one")

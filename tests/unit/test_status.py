@@ -6,6 +6,7 @@ import pytest
 
 from tests.model.scene import configure
 from tests.model.systems import System
+from tidelock.captures import STUCK_AFTER, unread
 from tidelock.places import tenant_key
 from tidelock.status import Flow, Trouble, _flow, troubles
 from tidelock.topics import Topics
@@ -31,7 +32,7 @@ FULL = "no room left: make some"
 def test_the_state_of_a_flow(lag: int, letters: int, silent: set[str], down: dict[str, str], state: str) -> None:
     topic = Topics(CONFIG.prefix).sync("beta", "contact")
     flow = _flow(
-        CONFIG, "beta", "contact", {}, None, {topic: lag}, {("beta", "contact"): letters}, silent, [], down, []
+        CONFIG, "beta", "contact", {}, None, {topic: lag}, {("beta", "contact"): letters}, silent, [], down, [], []
     )
     assert flow.state == state
     assert (flow.next == "") == (state == "ok")
@@ -52,7 +53,7 @@ def record(state: str, message: str = "it does not answer", hint: str = "look") 
 
 def flow(found: list[Trouble], system: str = "portal", lag: int = 0) -> Flow:
     topic = Topics(TENANTS.prefix).sync(system, "contact")
-    return _flow(TENANTS, system, "contact", {}, None, {topic: lag}, {}, set(), [], {}, found)
+    return _flow(TENANTS, system, "contact", {}, None, {topic: lag}, {}, set(), [], {}, found, [])
 
 
 def test_tenants_that_take_no_writes_stand_in_signals_and_in_the_configuration() -> None:
@@ -94,3 +95,46 @@ def test_of_many_tenants_a_few_are_named() -> None:
     row = flow(found)
     assert row.tenants == "waits: t0, t1, t2, t3, t4 and 195 more"
     assert row.next == "t0: down; and 199 more tenants"
+
+
+API = configure(
+    [System(n) for n in ("crm", "portal/north", "portal/south", "portal/west")],
+    flows=[{"from": "portal", "to": "crm"}],
+    tenants={"portal/west": {"enabled": False}},
+)
+
+
+def capture_of(failures: int = 0, error: str | None = None) -> dict[str, object]:
+    return {"kind": "capture", "state": {"seq": 1, "failures": failures, "error": error}}
+
+
+@pytest.mark.parametrize(
+    ("north", "south", "state", "what"),
+    [
+        (capture_of(), capture_of(), "ok", ""),
+        (capture_of(), None, "no signal", "south: its capture has told nothing yet"),
+        (None, None, "no signal", "and 1 more tenants"),
+        (capture_of(1, "no connection"), capture_of(), "ok", ""),
+        (
+            capture_of(STUCK_AFTER, "the key is no longer good\n  → connect"),
+            None,
+            "waits",
+            "north: the key is no longer good",
+        ),
+    ],
+)
+def test_a_flow_whose_capture_fails_or_has_told_nothing_is_not_ok(
+    north: dict[str, object] | None, south: dict[str, object] | None, state: str, what: str
+) -> None:
+    records = {f"capture/portal/{t}/contact": r for t, r in (("north", north), ("south", south)) if r is not None}
+    row = _flow(API, "portal", "contact", {}, None, {}, {}, set(), [], {}, [], unread(records, API))
+    assert row.state == state
+    assert what in row.next
+    assert bool(row.next) == (state != "ok")
+    other = _flow(API, "crm", "contact", {}, None, {}, {}, set(), [], {}, [], unread({}, API))
+    assert other.state == "ok", "a database tells by its worker"
+
+
+def test_a_place_whose_first_seed_has_ended_is_known() -> None:
+    seeded: dict[str, dict[str, object]] = {f"seeded/portal/{t}/contact": {} for t in ("north", "south")}
+    assert not unread(seeded, API)
