@@ -101,6 +101,8 @@ class Board:
             kind = request.get("kind")
             if kind not in ("seed", "refresh") or any(key in asked for asked in self._asked.values()):
                 continue
+            if request.get("tenant") not in (None, *names):
+                continue  # one that was added a moment ago: whoever knows it takes the request on
             entities = [e for e in self._spec.entities if request.get("entity") in (None, e)]
             for place in [(t, e) for t in names if request.get("tenant") in (None, t) for e in entities]:
                 if kind == "seed":

@@ -174,3 +174,13 @@ def test_of_loads_that_are_done_nothing_is_kept_in_mind(kafka: _Kafka) -> None:
         world.step()
     assert {number for _, _, number, _ in world.board._out} == {"load2"}
     assert {number for _, _, number in world.board._told} == {"load2"}
+
+
+def test_a_seed_of_a_tenant_that_is_not_known_yet_waits_for_whoever_knows_it(kafka: _Kafka) -> None:
+    world = World(kafka, {"poll": Schedule(None, 3600.0)})
+    asked = {f"request/seed/portal/{t}": {"kind": "seed", "system": "portal", "tenant": t} for t in ("north", "south")}
+    world.board._signals.last.update(asked)
+    world.board.requests([NORTH])
+    assert set(world.board._signals.last) == {"request/seed/portal/south"}
+    assert [key for _, key, value, _ in kafka.sent if value is None] == [b"request/seed/portal/north"]
+    assert set(world.board._loads) == {PLACE}
