@@ -34,6 +34,7 @@ log = structlog.get_logger()
 _MOST_TRIES = 5  # of reading what a webhook named, where the next poll finds it, too
 _OFF_S = 60.0
 _TOLD_EVERY_S = 60.0
+_LOOK_AGAIN_S = 900.0  # after a reading of everything that met so little that it was not believed
 
 
 class KafkaTrouble(Exception):
@@ -222,22 +223,31 @@ class Errands:
             self._publisher.flush()
 
     def _gone(self, job: Job, source: Source, task: Task, rows: ApiRows, met: set[str]) -> int:
-        """Publish as deleted what was published before and was not met in a reading of everything."""
+        """Publish as deleted what was published before and was not met in a reading of everything.
+
+        Raises Retry for a poll that has met too little: its cursor must not move on before a person has looked.
+        """
         known = self._known_keys(job.tenant, job.entity)
         missing = sorted(known - met)
         most = float(self._spec.options.get("max_delete_share", 0.5))
         if len(missing) > 100 and len(missing) > most * len(known):
+            text = (
+                f"{len(missing)} of {len(known)} records of {job.entity} are gone from {task.table.table} of "
+                f"{self._system}/{job.tenant}; nothing was deleted"
+            )
+            hint = "if that is right, set `options.max_delete_share: 1` of the system for one run"
             with self.kafka():
                 self._publisher.alert(
                     "many_deletes",
                     job.entity,
                     task.table.table,
-                    f"{len(missing)} of {len(known)} records of {job.entity} are gone from {task.table.table} of "
-                    f"{self._system}/{job.tenant}; nothing was deleted",
-                    "if that is right, set `options.max_delete_share: 1` of the system for one run",
+                    text,
+                    hint,
                     severity="critical",
                     tenant=job.tenant,
                 )
+            if job.kind == "poll":  # what comes behind its cursor never tells of these again
+                raise Retry(f"{text}, and everything is read once more", hint=hint, retry_after_s=_LOOK_AGAIN_S)
             return 0
         count = 0
         for at in range(0, len(missing), 1000):
