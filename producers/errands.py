@@ -38,7 +38,7 @@ _LOOK_AGAIN_S = 900.0  # after a reading of everything that met so little that i
 
 
 class KafkaTrouble(Exception):
-    """Kafka, the registry or the central database is in trouble, and no tenant."""
+    """Kafka, the registry or the central database is in trouble, or this worker stops; it is no tenant's fault."""
 
     def __init__(self, error: TidelockError) -> None:
         super().__init__(str(error))
@@ -158,9 +158,11 @@ class Errands:
             published += self._publish(task, rows, job.tenant, page.records, SNAPSHOT if whole else UPDATE)
             read += max(page.read, len(page.records))
             last = page.cursor
+            if whole and self._context.stop.is_set() and not page.last:
+                raise KafkaTrouble(Retry(f"the worker stops in the middle of a reading of all {job.entity}"))
             if not whole:  # one that meets everything begins anew if it breaks off: what it has met is forgotten then
                 state.cursors[kind] = page.cursor
-                more = time.monotonic() > end and not page.last
+                more = self._lets_go(end) and not page.last
                 if more:
                     break
         if whole:
@@ -191,6 +193,10 @@ class Errands:
             )
             self._publisher.flush()
 
+    def _lets_go(self, end: float) -> bool:
+        """Return whether a job has had its time, or is asked to stop: it goes on behind its last page then."""
+        return time.monotonic() > end or self._context.stop.is_set()
+
     def _split(self, job: Job, source: Source, task: Task) -> None:
         assert job.load is not None
         first = job.load
@@ -213,7 +219,7 @@ class Errands:
         for page in source.load(task, load.cursor):
             load.rows += self._publish(task, rows, job.tenant, page.records, SNAPSHOT)
             load.cursor = page.cursor
-            if time.monotonic() > end and not page.last:
+            if self._lets_go(end) and not page.last:
                 done = False
                 break
         load.done, load.failures, load.not_before, load.error = done, 0, 0.0, None
