@@ -259,7 +259,7 @@ def test_only_what_the_plans_know_is_news(tenants: Tenants, config: Config) -> N
         wait(lambda: watch._version == seen, "the version is looked at")
         assert watch.changed() is None
         tenants.add("hub", "one")
-        wait(lambda: watch.config.systems["hub"].tenants is not None, "the tenant is noticed")
+        wait(lambda: list(watch.config.systems["hub"].all_tenants) == ["one"], "the tenant is noticed")
         new = watch.changed()
         assert new is not None
         assert list(new.systems["hub"].all_tenants) == ["one"]
