@@ -57,7 +57,7 @@ class ApiProducer:
             "loads": int(self.spec.options.get("parallel_jobs_of_loads", _HANDS["loads"])),
         }
         self._increments, self._loads = (
-            Crew(Queue(context, system, lane), hands[lane], self._carry_out) for lane in LANES
+            Crew(Queue(context, system, lane), hands[lane], self._carry_out, polls=self.polls) for lane in LANES
         )
 
     def _carry_out(self, job: Job) -> None:

@@ -13,11 +13,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
+import structlog
 
 from producers.jobs import Job, Queue, Taken
 
+log = structlog.get_logger()
+
 MOST_WAITING = 5000
 """Jobs that a worker holds without having done them; further ones stay in Kafka."""
+MOST_OF_ONE = 1000
+"""Jobs of one tenant that wait, where polling finds what is left out; so a tenant whose server hangs leaves room for the others' jobs."""
 TOGETHER = 500
 """Records that are read again, or published as they were told, in one job."""
 
@@ -25,8 +30,9 @@ TOGETHER = 500
 class Crew:
     """Take jobs from a queue and have them done by threads. Everything but ``carry_out`` happens in the thread that calls `step`."""
 
-    def __init__(self, queue: Queue, hands: int, carry_out: Callable[[Job], None]) -> None:
+    def __init__(self, queue: Queue, hands: int, carry_out: Callable[[Job], None], *, polls: bool = False) -> None:
         self.queue = queue
+        self._polls = polls
         self._hands = hands
         self._carry_out = carry_out
         self._pool = ThreadPoolExecutor(hands, thread_name_prefix=f"jobs-{queue.lane}")
@@ -58,8 +64,15 @@ class Crew:
     # ------------------------------------------------------------------------------------------------ taking
 
     def _add(self, taken: Taken) -> None:
-        self._open.setdefault(taken.partition, {})[taken.offset] = taken.job.kind == "none"
-        if taken.job.kind != "none":
+        waiting = len(self._waiting.get(taken.job.tenant, ()))
+        left_out = taken.job.kind == "read" and self._polls and waiting >= MOST_OF_ONE
+        if left_out and waiting % 100 == 0:
+            log.warning(
+                "webhooks of a tenant come faster than it can be read; the next poll finds what they name",
+                tenant=taken.job.tenant,
+            )
+        self._open.setdefault(taken.partition, {})[taken.offset] = left_out or taken.job.kind == "none"
+        if not left_out and taken.job.kind != "none":
             self._waiting.setdefault(taken.job.tenant, deque()).append(taken)
             self._held += 1
 

@@ -182,3 +182,25 @@ def test_a_message_that_is_no_job_is_passed_over(world: World) -> None:
     world.queue.put(1, "a")
     world.until_told(p0=2)
     assert [j.tenant for j in world.work.begun] == ["a"]
+
+
+def test_webhooks_of_a_tenant_whose_server_hangs_leave_room_for_the_jobs_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rule 7: what they name the next poll finds; where nothing polls, they stay in the queue."""
+    monkeypatch.setattr("producers.crew.MOST_OF_ONE", 10)
+    monkeypatch.setattr("producers.crew.MOST_WAITING", 20)
+    for polls in (True, False):
+        world = World()
+        crew = world.crew = Crew(world.queue, 2, world.work, polls=polls)  # type: ignore[arg-type]
+        world.work.hold("hangs")
+        world.queue.put(0, "hangs")
+        world.until_begun("hangs")
+        for offset in range(1, 40):
+            world.queue.put(offset, "hangs", kind="read", keys=[f"r{offset}"])
+        world.queue.put(40, "other")
+        for _ in range(10):
+            crew.step(0.0)
+        assert [j.tenant for j in world.work.begun] == ["hangs", "other"] if polls else ["hangs"]
+        world.work.release("hangs")
+        crew.close()
