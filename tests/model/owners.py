@@ -101,7 +101,9 @@ class OwnerHistory(History):
             w.systems[place].delete(key)
             self.trace.append(f"{place} former customer deletes {key}")
             w.settle(r)
-            assert not elsewhere or cid in w.golden(), f"the former customer's delete of {place} {key} has deleted {golden[cid]}"
+            assert not elsewhere or cid in w.golden(), (
+                f"the former customer's delete of {place} {key} has deleted {golden[cid]}"
+            )
 
     def user_restores(self, s: System) -> None:
         """Put a contact into an org that carries the id of a record of the other customer: from a recycle bin, or copied."""
