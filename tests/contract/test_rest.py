@@ -37,6 +37,7 @@ TABLE: dict[str, Any] = {
 }
 REST: dict[str, Any] = {
     "settle_s": 0,
+    "delete_wait_s": 0,
     "limit": {"calls": 1000, "per_s": 1},
     "list": {
         "url": "{table}",
