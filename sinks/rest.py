@@ -130,11 +130,15 @@ class RestTarget:
         return out
 
     def delete(self, table: TableSpec, keys: Sequence[str]) -> list[Result]:
-        """Delete records, one call each; what is gone already is done."""
+        """Delete records, one call each; what is gone already is done.
+
+        A described `version` matters here, too: what is told late, from before the delete, is not taken for a record that has come back.
+        """
         how, out = self._how("delete"), []
         for key in keys:
             answer = self.send("delete", how, table, key, key, {})
-            out.append(Result(error=answer) if isinstance(answer, Reject) else Result(key))
+            gone = answer if isinstance(answer, Reject) else self._done(table, how, key, _body(answer))
+            out.append(Result(error=gone) if isinstance(gone, Reject) else gone)
         return out
 
     def send(
