@@ -239,7 +239,9 @@ class Merge(Changes):
     def _on_deleted(self, record: Record, cid: str, place: str, copy: Copy, receipt: Receipt, out: Effects) -> None:
         held, copy.held = copy.held, []
         # Some systems do not say when they deleted. It was after all that we know of: what is told late from before then has not come back.
-        self._left(record, cid, place, copy, max(receipt.position or ZERO_POSITION, copy.position), out)
+        landed = (at for landings in copy.landings.values() for at, _ in landings)
+        told = max(receipt.position or ZERO_POSITION, copy.position, *copy.floors.values(), *landed)
+        self._left(record, cid, place, copy, told, out)
         if held:
             self._lost(record, place, copy, held, out)
         self._finish(record, cid, None, out)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.model.scene import Scene, columns
 from tests.model.systems import System
+from tidelock.envelopes import Receipt, Write
 
 
 @pytest.mark.parametrize("rule", ["delete_wins", "edit_wins"])
@@ -221,3 +222,33 @@ def test_s26_a_re_exported_order_is_not_duplicated(how: str) -> None:
     assert len(s.world.golden()) == 1
     assert s.world.writes[before:] == []
     assert bool(s.alerts()) == (how == "a new row"), "a second row with the same number is for a person to look at"
+
+
+def test_what_is_told_late_from_before_our_delete_is_no_record_that_has_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A web hook of our last write arrives behind the delete, whose answer did not say when it was."""
+    s = Scene("alpha", "beta")
+    beta = s["beta"]
+    a = s.seed()
+    s["alpha"].update(a, {"name": "written"})
+    s.run("capture:beta")
+    (late,) = beta.captured
+    late.ours = False  # nothing there says whose it was
+    beta.captured.clear()
+    apply = beta.apply
+
+    def silent(write: Write) -> Receipt:
+        receipt = apply(write)
+        if write.op == "delete":
+            receipt.position = None
+        return receipt
+
+    monkeypatch.setattr(beta, "apply", silent)
+    s["alpha"].delete(a)
+    s.run("capture:beta")
+    assert s.rows("beta") == []
+    beta.captured[:] = [late]  # nobody tells of the delete itself
+    s.settle()
+    assert s.world.golden() == {}
+    assert s.rows("alpha") == s.rows("beta") == []
