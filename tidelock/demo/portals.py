@@ -169,10 +169,8 @@ class Portal:
         if before is None or before.get(name) == shown:
             return
         began = time.time()
-        self._post(
-            f"/edit/{self.kind.table}", [{"id": self._id(key), self.kind.properties[name]: self._spell(name, value)}]
-        )
-        if self.diary is not None:
+        typed = [{"id": self._id(key), self.kind.properties[name]: self._spell(name, value)}]
+        if self._typed_into(key, f"/edit/{self.kind.table}", typed) and self.diary is not None:
             self.diary.note(began, self.system, entity, key, "edit", name, shown, accepted=accepted)
 
     def create_contact(self, p: Person) -> str | None:
@@ -187,12 +185,11 @@ class Portal:
         return key
 
     def delete(self, entity: str, key: str) -> None:
-        """Delete a contact."""
+        """Delete a contact; nothing happens if it is gone."""
         if key not in self.rows():
             return
         began = time.time()
-        self._post(f"/delete/{self.kind.table}", [self._id(key)])
-        if self.diary is not None:
+        if self._typed_into(key, f"/delete/{self.kind.table}", [self._id(key)]) and self.diary is not None:
             self.diary.note(began, self.system, entity, key, "delete")
 
     def fault(self, **fault: Any) -> None:
@@ -247,6 +244,16 @@ class Portal:
 
     def _id(self, key: str) -> Any:
         return int(key) if key.isdigit() else key
+
+    def _typed_into(self, key: str, path: str, body: Any) -> bool:
+        """Do what somebody does with a record; return False if a delete from elsewhere has come first. Raises Fatal."""
+        try:
+            self._post(path, body)
+        except Fatal:
+            if key in self.rows():
+                raise
+            return False
+        return True
 
     def _post(self, path: str, body: Any) -> None:
         got = self.control.post(path, json=body)
