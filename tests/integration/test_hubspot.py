@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
@@ -18,7 +17,7 @@ from producers.worker import CaptureWorker
 from simulators.hubspot import HubSpotSimulator
 from simulators.server import Running
 from sinks.runner import SinkWorker
-from tests.tenants import Hub
+from tests.vendors import VendorHub
 from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.embedded import Stack
@@ -37,35 +36,13 @@ create trigger touched before update on customer for each row execute function t
 """
 
 
-class Pair(Hub):
+class Pair(VendorHub):
     """``crm``, a database, and ``hub``, a simulated portal, with the real workers stepped by turns."""
 
     MAKE: dict[str, Callable[[Context, str], Any]] = {  # noqa: RUF012 - the roles there are
         "identify": identify, "route": route, "merge": merge, "clock": ClockWorker, "hooks": HooksWorker,
         "capture.crm": CaptureWorker, "capture.hub": CaptureWorker, "sink.crm": SinkWorker, "sink.hub": SinkWorker,
     }  # fmt: skip
-
-    def __init__(self, stack: Stack, config: Config, running: Running, dsn: str) -> None:
-        self._contexts: list[Context] = []
-        super().__init__(stack, config)
-        self.control = httpx.Client(base_url=f"{running.http}/_control", timeout=60.0)
-        self.db = psycopg.connect(dsn, autocommit=True)
-
-    def _context(self, role: str) -> Context:
-        made = super()._context(role)
-        self._contexts.append(made)
-        return made
-
-    def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Run SQL in the database."""
-        cursor = self.db.execute(statement.encode(), values)
-        return cursor.fetchall() if cursor.description else []
-
-    def post(self, path: str, body: Any) -> Any:
-        """Act in the portal as a person."""
-        got = self.control.post(path, json=body)
-        assert got.status_code == 200, got.text
-        return got.json()
 
     def held(self) -> list[dict[str, Any]]:
         """Return the contacts that the portal holds."""
@@ -88,14 +65,6 @@ class Pair(Hub):
         """Return how many writes have been made to either side."""
         names = [self.topics.sync(system, "contact") for system in ("crm", "hub")]
         return len(list(read_all(self.clients, names, idle_s=60.0)))
-
-    def close(self) -> None:
-        """Stop everything."""
-        super().close()
-        for context in self._contexts:
-            context.close_access()
-        self.control.close()
-        self.db.close()
 
 
 Make = Callable[..., Pair]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
@@ -17,7 +16,7 @@ from producers.worker import CaptureWorker
 from simulators.salesforce import SalesforceSimulator
 from simulators.server import Running
 from sinks.runner import SinkWorker
-from tests.tenants import Hub
+from tests.vendors import VendorHub
 from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.embedded import Stack
@@ -38,35 +37,13 @@ create view v_customer as select id, email, last, title, changed_at from custome
 """
 
 
-class Pair(Hub):
+class Pair(VendorHub):
     """``crm``, a database, and ``sf``, a simulated org, with the real workers stepped by turns."""
 
     MAKE: dict[str, Callable[[Context, str], Any]] = {  # noqa: RUF012 - the roles there are
         "identify": identify, "route": route, "merge": merge, "clock": ClockWorker,
         "capture.crm": CaptureWorker, "capture.sf": CaptureWorker, "sink.crm": SinkWorker, "sink.sf": SinkWorker,
     }  # fmt: skip
-
-    def __init__(self, stack: Stack, config: Config, running: Running, dsn: str) -> None:
-        self._contexts: list[Context] = []
-        super().__init__(stack, config)
-        self.control = httpx.Client(base_url=f"{running.http}/_control", timeout=60.0)
-        self.db = psycopg.connect(dsn, autocommit=True)
-
-    def _context(self, role: str) -> Context:
-        made = super()._context(role)
-        self._contexts.append(made)
-        return made
-
-    def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Run SQL in the database."""
-        cursor = self.db.execute(statement.encode(), values)
-        return cursor.fetchall() if cursor.description else []
-
-    def post(self, path: str, body: Any) -> Any:
-        """Act in the org as a person."""
-        got = self.control.post(path, json=body)
-        assert got.status_code == 200, got.text
-        return got.json()
 
     def there(self) -> dict[str, tuple[str, str | None]]:
         """Return last name and title by e-mail address, as the org holds them."""
@@ -86,14 +63,6 @@ class Pair(Hub):
         """Return how many writes have been made to either side."""
         names = [self.topics.sync(system, "contact") for system in ("crm", "sf")]
         return len(list(read_all(self.clients, names, idle_s=60.0)))
-
-    def close(self) -> None:
-        """Stop everything."""
-        super().close()
-        for context in self._contexts:
-            context.close_access()
-        self.control.close()
-        self.db.close()
 
 
 @pytest.fixture

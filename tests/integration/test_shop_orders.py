@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
@@ -17,7 +16,7 @@ from producers.worker import CaptureWorker
 from simulators.server import Running
 from simulators.shop import ShopSimulator
 from sinks.runner import SinkWorker
-from tests.tenants import Hub
+from tests.vendors import VendorHub
 from tidelock.config import Config
 from tidelock.context import Context
 from tidelock.embedded import Stack
@@ -55,7 +54,7 @@ ORDER: dict[str, Any] = {
 }
 
 
-class Office(Hub):
+class Office(VendorHub):
     """A shop and an ERP with the real workers, stepped by turns."""
 
     MAKE: dict[str, Callable[[Context, str], Any]] = {  # noqa: RUF012 - the roles there are
@@ -63,45 +62,16 @@ class Office(Hub):
         "capture.erp": CaptureWorker, "capture.shop": CaptureWorker, "sink.erp": SinkWorker, "sink.shop": SinkWorker,
     }  # fmt: skip
 
-    def __init__(self, stack: Stack, config: Config, running: Running, dsn: str) -> None:
-        self._contexts: list[Context] = []
-        super().__init__(stack, config)
-        self.control = httpx.Client(base_url=f"{running.http}/_control", timeout=60.0)
-        self.db = psycopg.connect(dsn, autocommit=True)
-
-    def _context(self, role: str) -> Context:
-        made = super()._context(role)
-        self._contexts.append(made)
-        return made
-
     def ordered(self, **more: Any) -> str:
         """Let a customer order something; return the shop's id."""
         lines = [{"sku": "A-1", "quantity": 2, "unit_price": "10.00"}]
         got = self.post("load/orders", [{"currency": "USD", "ship_country": "USA", "lines": lines, **more}])
         return str(got["ids"][0])
 
-    def post(self, path: str, body: Any) -> Any:
-        """Act in the shop as a person."""
-        got = self.control.post(f"/{path}", json=body)
-        assert got.status_code == 200, got.text
-        return got.json()
-
     def order(self, key: str) -> dict[str, Any]:
         """Return an order as the shop holds it."""
         held: list[dict[str, Any]] = self.control.get("/records/orders").json()
         return next(o for o in held if str(o["id"]) == key)
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Ask the ERP."""
-        return self.db.execute(query.encode()).fetchall()
-
-    def close(self) -> None:
-        """Stop everything."""
-        super().close()
-        for context in self._contexts:
-            context.close_access()
-        self.control.close()
-        self.db.close()
 
 
 @pytest.fixture
@@ -172,11 +142,11 @@ def test_an_order_is_imported_once_and_told_what_became_of_it(office: Office) ->
     office.until(lambda: office.order(bad)["erp_import_status"] == "failed", "the failure of the bad one")
     assert office.order(bad)["erp_import_error"] == "ZIP code 6270I is none"
     office.until(lambda: all(office.order(key)["exported"] == 1 for key in (good, bad)), "both to be marked")
-    assert office.rows("select count(*), count(distinct number), sum(total) from sales_order") == [(2, 2, 40)]
+    assert office.sql("select count(*), count(distinct number), sum(total) from sales_order") == [(2, 2, 40)]
     office.post("export-again/orders", [int(good), int(bad)])
     office.post("edit/orders", [{"id": int(bad), "ship_postal_code": "62701"}])
     office.until(lambda: office.order(bad)["erp_import_status"] == "success", "the corrected order")
     office.until(lambda: all(office.order(key)["exported"] == 1 for key in (good, bad)), "both to be marked again")
     assert office.order(bad)["erp_import_error"] is None
-    assert office.rows("select count(*) from imported") == [(2,)], "nothing was entered twice"
-    assert office.rows("select count(*) from sales_order where import_status = 'success'") == [(2,)]
+    assert office.sql("select count(*) from imported") == [(2,)], "nothing was entered twice"
+    assert office.sql("select count(*) from sales_order where import_status = 'success'") == [(2,)]
