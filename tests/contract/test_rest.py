@@ -24,6 +24,7 @@ from tests.sinking import ENTITIES, SYSTEM
 from tidelock.codec import Codec
 from tidelock.config import Config
 from tidelock.context import Context
+from tidelock.envelopes import APPLIED
 from tidelock.errors import Fatal, Retry, Revoked
 from tidelock.kafka import KafkaClients
 from tidelock.registry import Registry
@@ -265,6 +266,17 @@ class TestWebhookTarget(TargetContract):
 
 def contract() -> TestWebhookTarget:
     return TestWebhookTarget()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_delete_stands_at_the_version_that_its_answer_tells(make: Make, told: bool) -> None:
+    how = {"url": "in", "version": "updated_at"} if told else {"url": "in"}
+    tools, sink = contract(), make("webhook", {**HOOKS, "delete": how}).sink()
+    (made,) = tools.done(sink, [tools.write("a", "create", email="a@x.example", name="A")])
+    (gone,) = tools.done(sink, [tools.write("a", "delete", made.native_key, 2)])
+    assert gone.outcome == APPLIED
+    assert made.position is not None
+    assert (gone.position is not None and gone.position > made.position) is told
 
 
 def test_a_write_has_one_number_however_often_it_is_sent_and_says_who_it_is_from(make: Make) -> None:

@@ -28,7 +28,7 @@ def demo(
         ".tidelock/demo"
     ),
 ) -> None:
-    """Start eleven systems and tenants, let people edit in all of them at once, and check that nothing is lost. Ends by itself."""
+    """Start ten systems, let people edit in all of them at once, and check that nothing is lost. Ends by itself."""
     console = Console(stderr=as_json, highlight=False)
     options = Options(folder, rounds, seed, keep)
     with View(console, quiet=as_json) as view:
